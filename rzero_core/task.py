@@ -1,0 +1,230 @@
+"""All that the operator and the stages say to each other: one task in, one result out.
+
+A task is complete: a stage reads exactly the URIs in it and writes under its `prefix`. The
+operator passes it in the environment variable `RZERO_TASK`; the stage leaves its `StageResult` in
+the file that `RZERO_RESULT_PATH` names, which on Kubernetes is the termination message.
+"""
+
+import hashlib
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from rzero_core.run import (
+    Challenger,
+    Evaluation,
+    Labels,
+    Prompts,
+    Questions,
+    SamplerBackend,
+    Solver,
+    Stage,
+    Storage,
+)
+from rzero_core.wire import Wire
+
+TASK_VARIABLE = "RZERO_TASK"
+RESULT_VARIABLE = "RZERO_RESULT_PATH"
+DEFAULT_RESULT_PATH = "/dev/termination-log"
+SHARD_VARIABLE = "JOB_COMPLETION_INDEX"
+MAX_RESULT_BYTES = 4096
+
+
+class RunRef(Wire):
+    """Which run a task or an artifact belongs to."""
+
+    name: str
+    """metadata.name."""
+    namespace: str = "default"
+    """metadata.namespace."""
+    uid: str
+    """metadata.uid: tells a run from a later one of the same name."""
+
+
+class TaskBase(Wire):
+    """What every task says."""
+
+    run: RunRef
+    """The run that the stage works for."""
+    iteration: int = Field(ge=0)
+    """0 for the evaluation of the base model, 1..n."""
+    round: int = Field(1, ge=1)
+    """1, or more for a top-up of the pool."""
+    attempt: int = Field(1, ge=1)
+    """For logs only: two attempts of one stage have the same result."""
+    seed: int
+    """The run's seed; `derive_seed` makes all others from it."""
+    storage: Storage
+    """How to reach the URIs of this task."""
+    prefix: str
+    """URI under which the stage writes."""
+    prompts: Prompts
+    """Prompts of the two roles; absent ones are the built-in ones."""
+    sampler: SamplerBackend
+    """What turns prompts into texts."""
+
+
+class TrainChallengerTask(TaskBase):
+    """Train the Challenger against the frozen Solver."""
+
+    stage: Literal[Stage.TRAIN_CHALLENGER] = Stage.TRAIN_CHALLENGER
+    challenger: str
+    """Checkpoint to start from."""
+    solver: str
+    """Checkpoint of the frozen Solver."""
+    base_model: str
+    """`spec.model`, for klReference BaseModel."""
+    solver_endpoint: str | None = None
+    """URL of an OpenAI-compatible server of the frozen Solver; absent: sampled in the stage."""
+    training: Challenger
+    labels: Labels
+    questions: Questions
+
+
+class GenerateQuestionsTask(TaskBase):
+    """Write one shard of the pool. The shard's number is in `JOB_COMPLETION_INDEX`."""
+
+    stage: Literal[Stage.GENERATE_QUESTIONS] = Stage.GENERATE_QUESTIONS
+    challenger: str
+    """Checkpoint that writes the questions."""
+    questions: Questions
+
+
+class LabelQuestionsTask(TaskBase):
+    """Vote on one shard of the pool. The shard's number is in `JOB_COMPLETION_INDEX`."""
+
+    stage: Literal[Stage.LABEL_QUESTIONS] = Stage.LABEL_QUESTIONS
+    solver: str
+    """Checkpoint that votes."""
+    solver_endpoint: str | None = None
+    """URL of an OpenAI-compatible server of the Solver; absent: sampled in the stage."""
+    pool: list[str]
+    """Artifact of each shard of questions, in order."""
+    labels: Labels
+
+
+class BuildCurriculumTask(TaskBase):
+    """Merge the votes of all shards and rounds, drop duplicates, keep the band of agreement."""
+
+    stage: Literal[Stage.BUILD_CURRICULUM] = Stage.BUILD_CURRICULUM
+    votes: list[str]
+    """Artifact of each shard of votes, of all rounds, in order."""
+    questions: Questions
+    labels: Labels
+    minimum: int
+    """Questions that one Solver batch needs."""
+    last_round: bool
+    """True: no further round may follow, so too small a curriculum is an error."""
+
+
+class TrainSolverTask(TaskBase):
+    """Train the Solver on the labels of the curriculum."""
+
+    stage: Literal[Stage.TRAIN_SOLVER] = Stage.TRAIN_SOLVER
+    solver: str
+    """Checkpoint to start from."""
+    base_model: str
+    """`spec.model`, for klReference BaseModel."""
+    curriculum: str
+    """Artifact of BuildCurriculum."""
+    training: Solver
+
+
+class EvaluateTask(TaskBase):
+    """Score a checkpoint on held-out questions."""
+
+    stage: Literal[Stage.EVALUATE] = Stage.EVALUATE
+    solver: str
+    """Checkpoint to score."""
+    evaluation: Evaluation
+
+
+StageTask = Annotated[
+    TrainChallengerTask
+    | GenerateQuestionsTask
+    | LabelQuestionsTask
+    | BuildCurriculumTask
+    | TrainSolverTask
+    | EvaluateTask,
+    Field(discriminator="stage"),
+]
+
+
+def parse_task(text: str) -> StageTask:
+    """The task in `RZERO_TASK`. Raises `pydantic.ValidationError`."""
+    task: StageTask = TypeAdapter[StageTask](StageTask).validate_json(text)
+    return task
+
+
+class StageResult(Wire):
+    """What a stage, or one shard of it, reports; at most 4096 bytes of JSON."""
+
+    run_uid: str
+    iteration: int
+    stage: Stage
+    round: int = 1
+    shard: int | None = None
+    """Absent where the stage has no shards."""
+    outputs: dict[str, str]
+    """URIs of the artifacts, by name: checkpoint, questions, votes, curriculum, scores."""
+    metrics: dict[str, float]
+    """Numbers; counts of rows and sums, so that those of shards can be added."""
+    manifest_digest: str
+    """sha256 of the manifest that proves the work."""
+    seconds: float
+    """Time that the work took when it was done."""
+
+
+def run_prefix(root: str, run: RunRef) -> str:
+    """Where a run writes: its uid keeps runs of the same name apart."""
+    return f"{root}/{run.name}-{run.uid[:8]}"
+
+
+def stage_prefix(root: str, run: RunRef, iteration: int, stage: Stage, round: int = 1) -> str:
+    """Where one stage of one iteration writes; top-up rounds have folders of their own."""
+    suffix = f"-r{round}" if round > 1 else ""
+    return f"{run_prefix(root, run)}/i{iteration:04d}/{stage}{suffix}"
+
+
+def shard_prefix(prefix: str, shard: int) -> str:
+    """Where one shard of a stage writes."""
+    return f"{prefix}/shard-{shard:04d}"
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed in [0, 2**31) that depends on all of (run seed, iteration, stage, shard, item)."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % 2**31
+
+
+class StageError(Exception):
+    """What no retry can mend. `__main__` of the stages turns it into its exit code."""
+
+    exit_code = 1
+
+
+class BadTask(StageError):
+    """The task contradicts itself or what it finds in storage."""
+
+    exit_code = 64
+
+
+class BadData(StageError, ValueError):
+    """Input data that cannot be used: the message names the file and the line."""
+
+    exit_code = 65
+
+
+class TryAgain(StageError):
+    """Storage or network trouble, or a stop on request: the same task may succeed later."""
+
+    exit_code = 75
+
+
+class BadConfiguration(StageError, ValueError):
+    """Missing model, credentials, permission or space: somebody must act first."""
+
+    exit_code = 78
+
+
+NEVER_RETRIED = frozenset({64, 65, 78})

@@ -1,0 +1,144 @@
+"""The Solver votes on one shard of the pool: votes.jsonl keeps every vote, not just the winner."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rzero_core import answers, prompts
+from rzero_core.answers import Vote
+from rzero_core.records import Question, VotedQuestion, read_jsonl
+from rzero_core.run import Labels, Prompt
+from rzero_core.store import ArtifactStore
+from rzero_core.task import BadTask, LabelQuestionsTask, StageResult, derive_seed
+from rzero_stages import progress
+from rzero_stages.published import Rows, once
+from rzero_stages.sampling import Sampler, open_sampler
+
+QUESTIONS = "questions.jsonl"
+
+
+def run(
+    task: LabelQuestionsTask, store: ArtifactStore, shard: int, sampler: Sampler | None = None
+) -> StageResult:
+    """Vote on the questions of `pool[shard]` and publish them with their votes.
+
+    Metrics are counts and sums, so that those of shards can be added.
+    """
+    if not 0 <= shard < len(task.pool):
+        raise BadTask(f"shard {shard} is not one of the {len(task.pool)} in pool")
+    return once(task, store, shard, lambda: _label(task, store, shard, sampler))
+
+
+def first_votes(labels: Labels) -> int:
+    """The smallest number of votes after which some question can be decided.
+
+    Unanimous votes decide once they alone exceed `max_agreement`, and abstentions once what is left
+    cannot reach `min_agreement`.
+    """
+    total = labels.votes
+    for cast in range(1, total):
+        unanimous = Vote(label="", agreement=1.0, counts={"": cast}, abstained=0)
+        silent = Vote(label=None, agreement=0.0, counts={}, abstained=cast)
+        if is_decided(unanimous, cast, labels) or is_decided(silent, cast, labels):
+            return cast
+    return total
+
+
+def is_decided(vote: Vote, cast: int, labels: Labels) -> bool:
+    """Whether no remaining vote can bring the question into the band.
+
+    The largest class only grows. It may grow by more than the remaining votes, because one answer
+    can join two classes; so only abstentions bound it from above.
+    """
+    total = labels.votes
+    largest = max(vote.counts.values(), default=0)
+    most = total - vote.abstained
+    return largest / total > labels.max_agreement or most / total < labels.min_agreement
+
+
+@dataclass
+class _Ballot:
+    """A question with the votes on it so far."""
+
+    question: Question
+    answers: list[str | None]
+    vote: Vote | None = None
+
+
+def _label(
+    task: LabelQuestionsTask, store: ArtifactStore, shard: int, sampler: Sampler | None
+) -> Rows:
+    pool = task.pool[shard]
+    questions = list(read_jsonl(store.local(pool, [QUESTIONS]) / QUESTIONS, Question))
+    counter = progress.Counter(len(questions) * task.labels.votes, "votes")
+    if sampler is None and questions:
+        folder = None if task.solver_endpoint else store.model(task.solver)
+        sampler = open_sampler(task.sampler, folder, task.solver_endpoint, counter.advance)
+    ballots = [_Ballot(question, []) for question in questions]
+    figures = dict.fromkeys(("tokens", "truncated", "sampleSeconds"), 0.0)
+    if sampler is not None:
+        first = first_votes(task.labels)
+        _cast(task, shard, sampler, ballots, first, "first", figures)
+        rest = task.labels.votes - first
+        undecided = [b for b in ballots if b.vote and not is_decided(b.vote, first, task.labels)]
+        if rest:
+            counter.advance(rest * (len(ballots) - len(undecided)))
+            _cast(task, shard, sampler, undecided, rest, "rest", figures)
+    rows = [_row(ballot, task.labels) for ballot in ballots]
+    return Rows("votes", rows, _metrics(rows, ballots, figures), inputs=[task.solver, pool])
+
+
+def _cast(
+    task: LabelQuestionsTask,
+    shard: int,
+    sampler: Sampler,
+    ballots: Sequence[_Ballot],
+    votes: int,
+    part: str,
+    figures: dict[str, float],
+) -> None:
+    """Draw so many votes more for each ballot, and count anew."""
+    prompt: Prompt = task.prompts.solver or prompts.SOLVER_PROMPT
+    messages = [prompts.solver_messages(prompt, ballot.question.text) for ballot in ballots]
+    seed = derive_seed(task.seed, task.iteration, task.stage, task.round, shard, part)
+    clock = time.monotonic()
+    drawn = sampler.sample(messages, votes, task.labels.sampling, seed)
+    figures["sampleSeconds"] += time.monotonic() - clock
+    for ballot, completions in zip(ballots, drawn, strict=True):
+        ballot.answers += [answers.extract(completion.text) for completion in completions]
+        figures["tokens"] += sum(completion.tokens for completion in completions)
+        figures["truncated"] += sum(not completion.finished for completion in completions)
+    counted = answers.vote_all([ballot.answers for ballot in ballots])
+    for ballot, vote in zip(ballots, counted, strict=True):
+        ballot.vote = vote
+
+
+def _row(ballot: _Ballot, labels: Labels) -> VotedQuestion:
+    assert ballot.vote is not None
+    return VotedQuestion(
+        id=ballot.question.id,
+        text=ballot.question.text,
+        challenger_answer=ballot.question.challenger_answer,
+        answers=ballot.answers,
+        label=ballot.vote.label,
+        agreement=ballot.vote.agreement,
+        decided_early=len(ballot.answers) < labels.votes,
+    )
+
+
+def _metrics(
+    rows: Sequence[VotedQuestion], ballots: Sequence[_Ballot], figures: dict[str, float]
+) -> dict[str, float]:
+    votes = [ballot.vote for ballot in ballots if ballot.vote is not None]
+    return {
+        "questions": len(rows),
+        "votes": sum(len(row.answers) for row in rows),
+        "abstained": sum(vote.abstained for vote in votes),
+        "unlabelled": sum(not vote.counts for vote in votes),
+        "ties": sum(vote.label is None and bool(vote.counts) for vote in votes),
+        "ambiguous": sum(vote.ambiguous for vote in votes),
+        "decidedEarly": sum(row.decided_early for row in rows),
+        "agreementSum": round(sum(row.agreement for row in rows), 6),
+        "gradingTimeouts": answers.grading_timeouts(),
+        **{name: round(value, 3) for name, value in figures.items()},
+    }

@@ -1,0 +1,269 @@
+"""Reads what the report shows: the status of a run and, where they are still there, its artifacts."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+import numpy as np
+from scipy.stats import binomtest
+
+from rzero_core import answers, arithmetic
+from rzero_core.records import (
+    LabeledQuestion,
+    ScoredQuestion,
+    StepRow,
+    VotedQuestion,
+    read_jsonl,
+)
+from rzero_core.run import CoEvolutionRun, Labels, Stage
+from rzero_core.status import IterationStatus, RunStatus, StageState, StageStatus
+from rzero_core.store import ArtifactStore
+from rzero_core.task import BadData, RunRef, shard_prefix, stage_prefix
+from rzero_core.wire import Wire
+from rzero_stages.checkpoints import step_prefix
+
+Row = TypeVar("Row", bound=Wire)
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share in [0, 1] with its 95 % interval."""
+
+    estimate: float
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True)
+class LabelAccuracy:
+    """How many labels of a curriculum are right, of those whose answer can be computed."""
+
+    right: int
+    computed: int
+    labels: int
+    share: Share | None
+    """Wilson interval; None when no answer can be computed."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one checkpoint reaches on one dataset; intervals are bootstrap percentiles."""
+
+    mean: Share
+    greedy: float
+    majority: float
+    per_question: np.ndarray
+    """(questions,) share of right samples, for paired differences."""
+
+
+@dataclass
+class Iteration:
+    """All that is known of one iteration; what storage no longer holds is empty and has a note."""
+
+    number: int
+    metrics: dict[Stage, dict[str, float]] = field(default_factory=dict)
+    """Numbers of each finished stage, summed over top-up rounds."""
+    seconds: dict[Stage, float] = field(default_factory=dict)
+    """Wall-clock time of each stage, with all its rounds and attempts."""
+    steps: dict[Stage, list[StepRow]] = field(default_factory=dict)
+    votes: list[VotedQuestion] = field(default_factory=list)
+    curriculum: list[LabeledQuestion] = field(default_factory=list)
+    label_accuracy: LabelAccuracy | None = None
+    truths: dict[str, str] = field(default_factory=dict)
+    """The computed answer of each question of the votes that has one, by the question's id."""
+    scores: dict[str, Score] = field(default_factory=dict)
+    """By dataset."""
+    notes: dict[Stage, list[str]] = field(default_factory=dict)
+    """What could not be read, in sentences."""
+
+
+def read_iterations(run: CoEvolutionRun, status: RunStatus) -> list[Iteration]:
+    """Every iteration that has begun, in order, with what storage holds of it.
+
+    Raises `TryAgain` and `BadConfiguration` when storage cannot be reached; an artifact that is
+    missing or damaged becomes a note.
+    """
+    place = _place(run, status)
+    store = ArtifactStore(run.spec.storage)
+    return [
+        _Reader(run, place, store, entry).read()
+        for entry in sorted(status.iterations, key=lambda entry: entry.iteration)
+    ]
+
+
+def paired_difference(base: Score, late: Score) -> Share | None:
+    """Mean difference of two checkpoints with its 95 % interval, paired by question.
+
+    None when they were not asked the same number of questions.
+    """
+    if len(base.per_question) != len(late.per_question):
+        return None
+    return bootstrap(late.per_question - base.per_question)
+
+
+def bootstrap(values: np.ndarray) -> Share:
+    """Mean of (n,) values with its 95 % percentile interval over n; the same input, the same output."""
+    rng = np.random.default_rng(0)
+    n = len(values)
+    means = [values[rng.integers(0, n, n)].mean() for _ in range(RESAMPLES)]
+    lower, upper = np.quantile(means, [0.025, 0.975])
+    return Share(float(values.mean()), float(lower), float(upper))
+
+
+def outcome(question: VotedQuestion, labels: Labels, kept: set[str]) -> str:
+    """What became of a question: kept, easy, hard, tie, silent (no vote at all) or duplicate."""
+    if question.id in kept:
+        return "kept"
+    if question.label is None:
+        return "tie" if any(answer is not None for answer in question.answers) else "silent"
+    if question.agreement > labels.max_agreement:
+        return "easy"
+    return "hard" if question.agreement < labels.min_agreement else "duplicate"
+
+
+class _Reader:
+    """Reads one iteration."""
+
+    def __init__(
+        self,
+        run: CoEvolutionRun,
+        place: tuple[str, RunRef] | None,
+        store: ArtifactStore,
+        entry: IterationStatus,
+    ) -> None:
+        self.run = run
+        self.place = place
+        self.store = store
+        self.entry = entry
+        self.result = Iteration(entry.iteration)
+
+    def read(self) -> Iteration:
+        for stage in self.entry.stages:
+            self._add_figures(stage)
+            self._add_artifacts(stage)
+        self._judge_labels()
+        return self.result
+
+    def _add_figures(self, stage: StageStatus) -> None:
+        metrics = self.result.metrics.setdefault(stage.stage, {})
+        # BuildCurriculum counts the questions of all rounds each time; other stages only their own.
+        fresh = stage.stage is Stage.BUILD_CURRICULUM
+        for name, text in stage.metrics.items():
+            metrics[name] = float(text) + (0.0 if fresh else metrics.get(name, 0.0))
+        if stage.started_at and stage.finished_at:
+            seconds = (moment(stage.finished_at) - moment(stage.started_at)).total_seconds()
+            self.result.seconds[stage.stage] = (
+                self.result.seconds.get(stage.stage, 0.0) + seconds
+            )
+
+    def _add_artifacts(self, stage: StageStatus) -> None:
+        match stage.stage:
+            case Stage.TRAIN_CHALLENGER | Stage.TRAIN_SOLVER:
+                rows = self._rows(stage, self._training_prefix(stage), "steps.jsonl", StepRow)
+                self.result.steps[stage.stage] = rows
+            case Stage.LABEL_QUESTIONS:
+                for at in self._shards(stage):
+                    self.result.votes += self._rows(stage, at, "votes.jsonl", VotedQuestion)
+            case Stage.BUILD_CURRICULUM:
+                # A curriculum that is too short is followed by a round that replaces it.
+                if float(stage.metrics.get("short", 0)) < 1:
+                    at = self._prefix(stage)
+                    kept = self._rows(stage, at, "curriculum.jsonl", LabeledQuestion)
+                    self.result.curriculum = kept
+            case Stage.EVALUATE:
+                scored = self._rows(stage, self._prefix(stage), "scores.jsonl", ScoredQuestion)
+                for dataset in dict.fromkeys(row.dataset for row in scored):
+                    self.result.scores[dataset] = _score(
+                        [row for row in scored if row.dataset == dataset]
+                    )
+            case Stage.GENERATE_QUESTIONS:
+                pass
+
+    def _prefix(self, stage: StageStatus) -> str | None:
+        if self.place is None:
+            return None
+        root, run = self.place
+        return stage_prefix(root, run, self.entry.iteration, stage.stage, stage.round)
+
+    def _shards(self, stage: StageStatus) -> list[str]:
+        prefix = self._prefix(stage)
+        # The spec may have changed since; a finished stage says how many there were.
+        count = int(float(stage.metrics.get("shards", self.run.spec.questions.shards)))
+        return [shard_prefix(prefix, shard) for shard in range(count)] if prefix else []
+
+    def _training_prefix(self, stage: StageStatus) -> str | None:
+        """The finished training, or the newest step checkpoint of one that is under way."""
+        prefix = self._prefix(stage)
+        if prefix is None or stage.state is StageState.DONE:
+            return prefix
+        steps = self.store.steps(prefix)
+        return step_prefix(prefix, steps[-1]) if steps else None
+
+    def _rows(
+        self, stage: StageStatus, prefix: str | None, name: str, row: type[Row]
+    ) -> list[Row]:
+        """The rows of a file of an artifact; none, and a note if the stage is done, without it."""
+        done = stage.state is StageState.DONE
+        if prefix is None:
+            return []
+        try:
+            if not done and self.store.manifest(prefix) is None:
+                return []
+            return list(read_jsonl(self.store.local(prefix, [name]) / name, row))
+        except (BadData, FileNotFoundError) as error:
+            note = f"Iteration {self.entry.iteration}: {name} cannot be read: {error}"
+            self.result.notes.setdefault(stage.stage, []).append(note)
+            return []
+
+    def _judge_labels(self) -> None:
+        """Compares labels with computed answers: those of the curriculum, and those of the votes."""
+        truths = {}
+        for question in [*self.result.votes, *self.result.curriculum]:
+            value = arithmetic.solve(question.text)
+            if value is not None:
+                truths[question.id] = str(value)
+        self.result.truths = truths
+        curriculum = self.result.curriculum
+        if not curriculum:
+            return
+        pairs = [(row.label, truths[row.id]) for row in curriculum if row.id in truths]
+        right = sum(answers.grade_all(pairs))
+        share = None
+        if pairs:
+            interval = binomtest(right, len(pairs)).proportion_ci(method="wilson")
+            share = Share(right / len(pairs), float(interval.low), float(interval.high))
+        self.result.label_accuracy = LabelAccuracy(right, len(pairs), len(curriculum), share)
+
+
+def _score(rows: list[ScoredQuestion]) -> Score:
+    per_question = np.array([np.mean(row.right) if row.right else 0.0 for row in rows])
+    return Score(
+        bootstrap(per_question),
+        float(np.mean([row.greedy_right for row in rows])),
+        float(np.mean([row.majority_right for row in rows])),
+        per_question,
+    )
+
+
+def _place(run: CoEvolutionRun, status: RunStatus) -> tuple[str, RunRef] | None:
+    """The root of all runs and which of them this is, as any output says; None before the first."""
+    name = run.metadata.name
+    for uri in _outputs(status):
+        match = re.search(rf"^(.*)/{re.escape(name)}-([^/]+)/i\d{{4}}/", uri)
+        if match:
+            return match[1], RunRef(name=name, namespace=run.metadata.namespace, uid=match[2])
+    return None
+
+
+def _outputs(status: RunStatus) -> Iterator[str]:
+    for entry in status.iterations:
+        for stage in entry.stages:
+            yield from stage.outputs.values()
+
+
+def moment(text: str) -> datetime:
+    """A point in time from RFC 3339."""
+    return datetime.fromisoformat(text)

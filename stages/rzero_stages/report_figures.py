@@ -1,0 +1,262 @@
+"""Decides which figures the report has and what each says in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from rzero_core.run import CoEvolutionRun, Stage
+from rzero_stages import report_plots
+from rzero_stages.report_data import Iteration, Share
+from rzero_stages.report_plots import Bars, Line
+from rzero_stages.report_words import STAGES, duration, first_and_last, outcome_counts, percent
+
+OUTCOMES = {
+    "kept": "kept",
+    "easy": "too easy",
+    "hard": "too hard",
+    "tie": "tie",
+    "silent": "no label",
+    "duplicate": "duplicate",
+    "malformed": "malformed",
+}
+_STAGE_COLOURS = {
+    Stage.TRAIN_CHALLENGER: "challenger",
+    Stage.GENERATE_QUESTIONS: "generate",
+    Stage.LABEL_QUESTIONS: "label",
+    Stage.BUILD_CURRICULUM: "curriculum",
+    Stage.TRAIN_SOLVER: "solver",
+    Stage.EVALUATE: "evaluate",
+}
+_MOST_HISTOGRAMS = 12
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot, or the reason why there is none."""
+
+    title: str
+    caption: str
+    svg: Markup | None
+    legend: list[tuple[str, str]] = field(default_factory=list)
+    """(colour, words)."""
+    small: bool = False
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures that belong together, and what could not be read for them."""
+
+    title: str
+    figures: list[Figure]
+    notes: list[str]
+
+
+def sections(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Section]:
+    """All figures of the report."""
+
+    def notes(*stages: Stage) -> list[str]:
+        return [note for entry in iterations for stage in stages for note in entry.notes.get(stage, ())]
+
+    return [
+        Section(
+            "Learning",
+            [*_scores(run, iterations), _challenger(iterations), _solver(iterations)],
+            notes(Stage.EVALUATE, Stage.TRAIN_CHALLENGER, Stage.TRAIN_SOLVER),
+        ),
+        Section(
+            "Questions and labels",
+            [_outcomes(iterations), _label_accuracy(iterations), *_agreement(run, iterations)],
+            notes(Stage.LABEL_QUESTIONS, Stage.BUILD_CURRICULUM),
+        ),
+        Section("Time", [_time(iterations)], []),
+    ]
+
+
+def _challenger(iterations: Sequence[Iteration]) -> Figure:
+    title = "Challenger reward and mean agreement"
+    lines = [
+        Line("challenger", _pieces(iterations, Stage.TRAIN_CHALLENGER, "reward")),
+        Line("agreement", _pieces(iterations, Stage.TRAIN_CHALLENGER, "agreement")),
+    ]
+    if not lines[0].pieces:
+        return Figure(title, "No step of Challenger training can be shown yet.", None)
+    ends = _ends(iterations, Stage.TRAIN_CHALLENGER, "reward")
+    return Figure(
+        title,
+        "Means of each training step. The reward is highest where half of the Solver's votes agree.",
+        report_plots.by_step("challenger", f"{title} by training step. Reward {ends}.", lines),
+        [("challenger", "reward"), ("agreement", "mean agreement")],
+    )
+
+
+def _solver(iterations: Sequence[Iteration]) -> Figure:
+    title = "Solver reward"
+    pieces = _pieces(iterations, Stage.TRAIN_SOLVER, "reward")
+    if not pieces:
+        return Figure(title, "No step of Solver training can be shown yet.", None)
+    ends = _ends(iterations, Stage.TRAIN_SOLVER, "reward")
+    return Figure(
+        title,
+        "Mean of each training step. Answers that equal the label are rewarded, and labels may be wrong.",
+        report_plots.by_step(
+            "solver", f"{title} by training step: {ends}.", [Line("solver", pieces)]
+        ),
+    )
+
+
+def _scores(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Figure]:
+    k = run.spec.evaluation.samples
+    datasets = list(dict.fromkeys(name for entry in iterations for name in entry.scores))
+    if not datasets:
+        why = "Nothing has been evaluated yet."
+        if not run.spec.evaluation.datasets:
+            why = "The manifest names no evaluation datasets."
+        return [Figure("Solver scores", why, None)]
+    figures = []
+    for dataset in datasets:
+        points = {entry.number: entry.scores[dataset] for entry in iterations if dataset in entry.scores}
+        series: dict[str, dict[int, Share | float]] = {
+            "solver": {i: score.mean for i, score in points.items()},
+            "evaluate": {i: score.greedy for i, score in points.items()},
+            "tie": {i: score.majority for i, score in points.items()},
+        }
+        size = len(next(iter(points.values())).per_question)
+        said = ", ".join(f"{_name(i)} {percent(s.mean.estimate)}" for i, s in points.items())
+        figures.append(
+            Figure(
+                f"Solver scores on {dataset}",
+                f"{size:,} held-out questions. Bars: 95 % bootstrap intervals of mean@{k}.",
+                report_plots.shares(
+                    f"scores-{dataset}", f"Solver scores on {dataset}, mean@{k}: {said}.", series
+                ),
+                [("solver", f"mean@{k}"), ("tie", f"maj@{k}"), ("evaluate", "greedy")],
+            )
+        )
+    return figures
+
+
+def _outcomes(iterations: Sequence[Iteration]) -> Figure:
+    title = "What became of the questions"
+    counts = {entry.number: found for entry in iterations if (found := outcome_counts(entry))}
+    if not counts:
+        return Figure(title, "No curriculum has been built yet.", None)
+    layers = [Bars(name, [found[name] for found in counts.values()]) for name in OUTCOMES]
+    said = "; ".join(
+        f"iteration {i}: " + ", ".join(f"{found[key]} {OUTCOMES[key]}" for key in OUTCOMES)
+        for i, found in counts.items()
+    )
+    return Figure(
+        title,
+        "All questions drawn in an iteration. Only the kept ones train the Solver.",
+        report_plots.stacked("outcomes", f"{title}. {said}.", list(counts), layers, "questions"),
+        [(name, words) for name, words in OUTCOMES.items() if any(c[name] for c in counts.values())],
+    )
+
+
+def _label_accuracy(iterations: Sequence[Iteration]) -> Figure:
+    title = "True pseudo-label accuracy"
+    judged = {entry.number: entry.label_accuracy for entry in iterations if entry.label_accuracy}
+    if not judged:
+        return Figure(title, "No curriculum can be read yet.", None)
+    computed = ", ".join(
+        f"{found.computed:,} of {found.labels:,} labels in iteration {i}"
+        for i, found in judged.items()
+    )
+    points: dict[int, Share | float] = {i: found.share for i, found in judged.items() if found.share}
+    if not points:
+        caption = "None of the questions is plain arithmetic, so no right answer can be computed here."
+        return Figure(title, caption, None)
+    said = ", ".join(
+        f"iteration {i} {percent(p.estimate)}" for i, p in points.items() if isinstance(p, Share)
+    )
+    return Figure(
+        title,
+        f"Share of the curriculum's labels that are right, with 95 % Wilson intervals; computed for "
+        f"{computed}. It says nothing about the other labels.",
+        report_plots.shares("accuracy", f"{title}: {said}.", {"kept": points}),
+    )
+
+
+def _agreement(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Figure]:
+    labels = run.spec.labels
+    voted = [entry for entry in iterations if entry.votes]
+    if not voted:
+        return [Figure("Agreement", "No votes can be shown yet.", None)]
+    band = f"{percent(labels.min_agreement)} to {percent(labels.max_agreement)}".replace(".0 %", " %")
+    figures = []
+    for entry in _spread(voted, _MOST_HISTOGRAMS):
+        agreements = [question.agreement for question in entry.votes]
+        inside = sum(labels.min_agreement <= p <= labels.max_agreement for p in agreements)
+        mean = percent(sum(agreements) / len(agreements))
+        caption = f"{inside:,} of {len(agreements):,} questions in the band of {band}. Mean {mean}."
+        title = f"Agreement, iteration {entry.number}"
+        svg = report_plots.agreement_histogram(
+            f"agreement-{entry.number}",
+            f"{title}: {caption}",
+            agreements,
+            labels.votes,
+            (labels.min_agreement, labels.max_agreement),
+        )
+        legend = [("kept", "in the band"), ("faint", "too hard or too easy")]
+        figures.append(Figure(title, caption, svg, legend, small=True))
+    return figures
+
+
+def _time(iterations: Sequence[Iteration]) -> Figure:
+    timed = [entry for entry in iterations if entry.seconds]
+    if not timed:
+        return Figure("Time by stage", "No stage is done yet.", None)
+    longest = max(sum(entry.seconds.values()) for entry in timed)
+    unit, size = next(
+        (unit, size)
+        for unit, size in (("seconds", 1), ("minutes", 60), ("hours", 3600))
+        if longest < 150 * size or unit == "hours"
+    )
+    layers = [
+        Bars(colour, [entry.seconds.get(stage, 0.0) / size for entry in timed])
+        for stage, colour in _STAGE_COLOURS.items()
+    ]
+    said = "; ".join(f"{_name(e.number)} {duration(sum(e.seconds.values()))}" for e in timed)
+    return Figure(
+        "Time by stage",
+        "From the start of a stage's first attempt to its end, with start-up and waiting.",
+        report_plots.stacked(
+            "time", f"Time by stage: {said}.", [e.number for e in timed], layers, unit
+        ),
+        [(colour, STAGES[stage]) for stage, colour in _STAGE_COLOURS.items()],
+        wide=True,
+    )
+
+
+def _pieces(
+    iterations: Sequence[Iteration], stage: Stage, metric: str
+) -> list[tuple[int, Sequence[float]]]:
+    pieces: list[tuple[int, Sequence[float]]] = []
+    for entry in iterations:
+        rows = entry.steps.get(stage, ())
+        values = [row.metrics[metric] for row in rows if metric in row.metrics]
+        if values:
+            pieces.append((entry.number, values))
+    return pieces
+
+
+def _ends(iterations: Sequence[Iteration], stage: Stage, metric: str) -> str:
+    parts = []
+    for entry in iterations:
+        ends = first_and_last(entry.steps.get(stage, ()), metric)
+        if ends:
+            parts.append(f"from {ends[0]:.2f} to {ends[1]:.2f} in iteration {entry.number}")
+    return ", ".join(parts)
+
+
+def _spread(entries: Sequence[Iteration], most: int) -> list[Iteration]:
+    """At most so many of the entries, evenly spread, the first and the last among them."""
+    if len(entries) <= most:
+        return list(entries)
+    return [entries[round(i * (len(entries) - 1) / (most - 1))] for i in range(most)]
+
+
+def _name(iteration: int) -> str:
+    return f"iteration {iteration}" if iteration else "base"

@@ -1,0 +1,91 @@
+"""Chooses ten questions of a run and shows how the Solver voted on them."""
+
+from dataclasses import dataclass
+
+from rzero_core import answers
+from rzero_core.records import VotedQuestion
+from rzero_core.run import Labels
+from rzero_stages.report_data import Iteration, outcome
+
+COUNT = 10
+_ORDER = ("kept", "easy", "hard", "tie", "kept", "duplicate", "silent")
+"""Which outcomes take turns; kept questions come twice, for they are what the Solver learns."""
+_MOST_ANSWERS = 8
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer that votes went to."""
+
+    text: str
+    votes: int
+    share: float
+    is_label: bool
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question with its votes."""
+
+    iteration: int
+    outcome: str
+    text: str
+    label: str | None
+    agreement: float
+    votes: int
+    answers: list[Answer]
+    other_votes: int
+    """Votes for answers that are not listed."""
+    abstained: int
+    decided_early: bool
+    challenger_answer: str | None
+    truth: str | None
+    """The computed answer, where there is one."""
+    label_is_right: bool
+
+
+def choose(labels: Labels, iterations: list[Iteration]) -> list[Sample]:
+    """Up to ten questions of different outcomes from all iterations; the same run, the same ones."""
+    queues: dict[str, list[tuple[Iteration, VotedQuestion]]] = {}
+    with_votes = [entry for entry in iterations if entry.votes]
+    # Ids are hashes of the texts: their order is as good as chance, and always the same.
+    ordered = [sorted(entry.votes, key=lambda question: question.id) for entry in with_votes]
+    for place in range(max(map(len, ordered), default=0)):
+        for entry, questions in zip(with_votes, ordered, strict=True):
+            if place < len(questions):
+                kept = {row.id for row in entry.curriculum}
+                what = outcome(questions[place], labels, kept)
+                queues.setdefault(what, []).append((entry, questions[place]))
+    chosen: list[tuple[str, Iteration, VotedQuestion]] = []
+    while len(chosen) < COUNT and any(queues.values()):
+        for what in _ORDER:
+            if queues.get(what) and len(chosen) < COUNT:
+                chosen.append((what, *queues[what].pop(0)))
+    chosen.sort(key=lambda item: (item[1].number, _ORDER.index(item[0])))
+    return [_sample(*item) for item in chosen]
+
+
+def _sample(what: str, entry: Iteration, question: VotedQuestion) -> Sample:
+    vote = answers.vote(question.answers)
+    cast = len(question.answers)
+    listed = list(vote.counts.items())[:_MOST_ANSWERS]
+    truth = entry.truths.get(question.id)
+    return Sample(
+        iteration=entry.number,
+        outcome=what,
+        text=question.text,
+        label=question.label,
+        agreement=question.agreement,
+        votes=cast,
+        answers=[
+            Answer(text, votes, votes / cast, text == question.label) for text, votes in listed
+        ],
+        other_votes=sum(list(vote.counts.values())[_MOST_ANSWERS:]),
+        abstained=vote.abstained,
+        decided_early=question.decided_early,
+        challenger_answer=question.challenger_answer,
+        truth=truth,
+        label_is_right=truth is not None
+        and question.label is not None
+        and answers.equivalent(question.label, truth),
+    )

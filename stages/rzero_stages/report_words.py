@@ -1,0 +1,144 @@
+"""Numbers and model texts in the form in which the report shows them."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rzero_core.records import StepRow
+from rzero_core.run import Stage
+from rzero_stages.report_data import Iteration, LabelAccuracy, Score, Share
+
+NOTHING = "–"
+STAGES = {
+    Stage.TRAIN_CHALLENGER: "Train Challenger",
+    Stage.GENERATE_QUESTIONS: "Generate questions",
+    Stage.LABEL_QUESTIONS: "Label questions",
+    Stage.BUILD_CURRICULUM: "Build curriculum",
+    Stage.TRAIN_SOLVER: "Train Solver",
+    Stage.EVALUATE: "Evaluate",
+}
+_JOINERS = "\u200c\u200d"  # Needed by several scripts, and they reorder nothing.
+
+
+@dataclass(frozen=True)
+class Row:
+    """One iteration in the table."""
+
+    name: str
+    generated: str
+    valid: str
+    duplicates: str
+    kept: str
+    agreement: str
+    accuracy: str
+    accuracy_note: str
+    uncertainty: str
+    reward: str
+    scores: dict[str, Score]
+    seconds: str
+
+
+def row(entry: Iteration) -> Row:
+    """The figures of one iteration as text; a dash for what is not known."""
+    counts = outcome_counts(entry)
+    drawn = sum(counts.values())
+    votes = [question.agreement for question in entry.votes]
+    accuracy, note = _accuracy(entry.label_accuracy)
+    return Row(
+        name=str(entry.number) if entry.number else "base",
+        generated=f"{drawn:,}" if counts else NOTHING,
+        valid=f"{drawn - counts['malformed']:,} valid" if counts else "",
+        duplicates=f"{counts['duplicate']:,}" if counts else NOTHING,
+        kept=f"{counts['kept']:,}" if counts else NOTHING,
+        agreement=percent(sum(votes) / len(votes)) if votes else NOTHING,
+        accuracy=accuracy,
+        accuracy_note=note,
+        uncertainty=_rise(entry.steps.get(Stage.TRAIN_CHALLENGER, ()), "uncertainty"),
+        reward=_rise(entry.steps.get(Stage.TRAIN_SOLVER, ()), "reward"),
+        scores=entry.scores,
+        seconds=duration(sum(entry.seconds.values())) if entry.seconds else NOTHING,
+    )
+
+
+def outcome_counts(entry: Iteration) -> dict[str, int]:
+    """Questions drawn in an iteration by what became of them; empty before that is decided."""
+    built = entry.metrics.get(Stage.BUILD_CURRICULUM)
+    if not built:
+        return {}
+    drawn = entry.metrics.get(Stage.GENERATE_QUESTIONS, {})
+    return {
+        "kept": int(built.get("kept", 0)),
+        "easy": int(built.get("tooEasy", 0)),
+        "hard": int(built.get("tooHard", 0)),
+        "tie": int(built.get("ties", 0)),
+        "silent": int(built.get("unlabelled", 0)),
+        "duplicate": int(built.get("duplicates", 0) + built.get("nearDuplicates", 0)),
+        "malformed": int(drawn.get("malformed", 0)),
+    }
+
+
+def percent(share: float) -> str:
+    """0.6712 as 67.1 %."""
+    return f"{100 * share:.1f} %"
+
+
+def interval(share: Share) -> str:
+    """A 95 % interval in percent, without the sign."""
+    return f"{100 * share.lower:.1f}–{100 * share.upper:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the two largest units that matter."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.0f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def plain(text: str, limit: int = 700) -> str:
+    """A text of a model, harmless to look at: cut, and with all that is invisible spelled out.
+
+    Control characters, direction overrides and zero-width characters could hide or reorder what is
+    around them; marks beyond two on one letter would run over other lines.
+    """
+    out = []
+    marks = 0
+    for character in text[:limit]:
+        category = unicodedata.category(character)
+        marks = marks + 1 if category in ("Mn", "Me") else 0
+        if character in "\n\t" or character in _JOINERS:
+            out.append(character)
+        elif category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+            out.append(f"⟨U+{ord(character):04X}⟩")
+        elif marks <= 2:
+            out.append(character)
+    if len(text) > limit:
+        out.append(f" … ({len(text):,} characters)")
+    return "".join(out)
+
+
+def first_and_last(rows: Sequence[StepRow], metric: str) -> tuple[float, float] | None:
+    """Means of a metric over the first and the last quarter of the steps, at least one of each."""
+    values = [row.metrics[metric] for row in rows if metric in row.metrics]
+    if not values:
+        return None
+    quarter = max(1, len(values) // 4)
+    return sum(values[:quarter]) / quarter, sum(values[-quarter:]) / quarter
+
+
+def _rise(rows: Sequence[StepRow], metric: str) -> str:
+    ends = first_and_last(rows, metric)
+    return f"{ends[0]:.2f} → {ends[1]:.2f}" if ends else NOTHING
+
+
+def _accuracy(found: LabelAccuracy | None) -> tuple[str, str]:
+    if found is None:
+        return NOTHING, ""
+    if found.share is None:
+        return NOTHING, f"0 of {found.labels:,} computed"
+    return (
+        percent(found.share.estimate),
+        f"{interval(found.share)} ({found.computed:,} of {found.labels:,})",
+    )

@@ -1,0 +1,135 @@
+"""Held-out scores: greedy, mean@k and maj@k with intervals, and bad files named by line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from stage_makers import Scripted, base, rows, store
+
+from rzero_core.records import ScoredQuestion
+from rzero_core.run import Dataset, Evaluation, Sampling, Stage
+from rzero_core.task import MAX_RESULT_BYTES, BadConfiguration, BadData, EvaluateTask
+from rzero_stages import evaluate
+
+GOOD = '{"question": "1+1", "answer": "2"}\n{"question": "half of 1", "answer": "0.5"}\n'
+
+
+def task(
+    root: Path, files: dict[str, str | bytes], samples: int = 4, **changes: Any
+) -> EvaluateTask:
+    """An evaluation of these files, by dataset name."""
+    for name, text in files.items():
+        (root / f"{name}.jsonl").write_bytes(text if isinstance(text, bytes) else text.encode())
+    fields: dict[str, Any] = {
+        **base(root, Stage.EVALUATE),
+        "solver": str(root / "solver"),
+        "evaluation": Evaluation(
+            datasets=[Dataset(name=name, uri=str(root / f"{name}.jsonl")) for name in files],
+            samples=samples,
+            sampling=Sampling(max_tokens=8),
+        ),
+    }
+    return EvaluateTask(**fields | changes)
+
+
+def test_scores_are_shares_of_right_answers_by_the_votes_equivalence(tmp_path: Path) -> None:
+    # The first answer to a question is the greedy one.
+    texts = {
+        "1+1": ["\\boxed{2}", "\\boxed{2}", "\\boxed{2.0}", "\\boxed{3}", "no box"],
+        "half of 1": ["\\boxed{2}", "\\boxed{\\frac12}", "\\boxed{1}", "\\boxed{7}", "\\boxed{7}"],
+    }
+    sampler = Scripted(lambda question, place: texts[question][place])
+    result = evaluate.run(task(tmp_path, {"sums": GOOD}), store(tmp_path), sampler)
+    assert result.metrics["sums.greedy"] == 0.5
+    assert result.metrics["sums.mean"] == pytest.approx((2 / 4 + 1 / 4) / 2)
+    assert result.metrics["sums.majority"] == 0.5
+    first, second = rows(result, "scores", ScoredQuestion)
+    assert (first.greedy, first.greedy_right, first.right) == (
+        "2",
+        True,
+        [True, True, False, False],
+    )
+    assert (first.majority_right, second.majority_right) == (True, False)
+    assert second.samples == ["\\frac12", "1", "7", "7"] and second.right[0]
+
+
+def test_every_interval_holds_its_estimate(tmp_path: Path) -> None:
+    lines = "".join(f'{{"question": "{i}", "answer": "{i}"}}\n' for i in range(60))
+    sampler = Scripted(lambda question, place: f"\\boxed{{{int(question) // (1 + place % 2)}}}")
+    metrics = evaluate.run(task(tmp_path, {"many": lines}), store(tmp_path), sampler).metrics
+    for measure in ("greedy", "mean", "majority"):
+        lower, upper = metrics[f"many.{measure}Lower"], metrics[f"many.{measure}Upper"]
+        assert 0 <= lower <= metrics[f"many.{measure}"] <= upper <= 1
+
+
+def test_the_bootstrap_interval_is_the_textbooks_for_a_share() -> None:
+    values = np.repeat([[1.0], [0.0]], [300, 100], axis=0)
+    (found,) = evaluate.bootstrap(values, seed=0)
+    half = 1.96 * np.sqrt(0.75 * 0.25 / 400)
+    assert found.estimate == 0.75
+    assert (found.lower, found.upper) == pytest.approx((0.75 - half, 0.75 + half), abs=0.008)
+    assert evaluate.bootstrap(values, seed=0) == [found]
+
+
+def test_a_model_that_never_boxes_scores_zero(tmp_path: Path) -> None:
+    sampler = Scripted(lambda _, place: "It is two.")
+    metrics = evaluate.run(task(tmp_path, {"sums": GOOD}), store(tmp_path), sampler).metrics
+    assert metrics["sums.greedy"] == metrics["sums.mean"] == metrics["sums.majority"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD + "not json\n", r"sums: sums\.jsonl, line 3"),
+        (GOOD + '{"question": "1"}\n', r"line 3: answer: required, but missing"),
+        ('{"question": "1", "answer": 2}\n', r"line 1: answer"),
+        ('{"question": "", "answer": "2"}\n', r"line 1: question"),
+        (GOOD + '{"question": "1", "answer": "2", "source": "x"}\n', r"line 3: source: unknown"),
+        (b'{"question": "\xff", "answer": "2"}\n', r"line 1"),
+        ("", r"sums: sums\.jsonl has no questions; write one JSON object"),
+        ("\n\n", r"has no questions"),
+    ],
+)
+def test_a_bad_dataset_names_the_file_and_the_line(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
+    sampler = Scripted(lambda _, place: "")
+    with pytest.raises(BadData, match=message) as error:
+        evaluate.run(task(tmp_path, {"good": GOOD, "sums": text}), store(tmp_path), sampler)
+    assert "\n" not in str(error.value)
+    assert sampler.asked == []
+
+
+def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
+    asked = task(tmp_path, {"sums": GOOD})
+    (tmp_path / "sums.jsonl").unlink()
+    with pytest.raises(BadConfiguration, match=r"sums\.jsonl"):
+        evaluate.run(asked, store(tmp_path), Scripted(lambda _, place: ""))
+
+
+def test_the_results_of_many_datasets_fit_a_termination_message(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {f"{i:02d}-{'n' * 60}": GOOD for i in range(32)}
+    sampler = Scripted(lambda _, place: f"\\boxed{{{place % 3}}}")
+    result = evaluate.run(task(tmp_path, files), store(tmp_path), sampler)
+    assert len(result.to_json().encode()) <= MAX_RESULT_BYTES
+    assert len([name for name in result.metrics if name.endswith(".mean")]) == 32
+    assert len(rows(result, "scores", ScoredQuestion)) == 64
+
+
+def test_a_real_model_is_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_models.save(tmp_path / "solver")
+    result = evaluate.run(task(tmp_path, {"sums": GOOD}), store(tmp_path))
+    assert result.metrics["answers"] == 10
+    assert result.metrics["sums.mean"] == 0.0
+    assert '"done": 10, "total": 10, "unit": "answers"' in capsys.readouterr().out
+
+
+def test_the_manifest_names_checkpoint_and_datasets(tmp_path: Path) -> None:
+    opened = store(tmp_path)
+    asked = task(tmp_path, {"sums": GOOD})
+    evaluate.run(asked, opened, Scripted(lambda _, place: ""))
+    manifest = opened.manifest(asked.prefix)
+    assert manifest is not None
+    assert [ref.uri for ref in manifest.inputs] == [str(tmp_path / "sums.jsonl")]

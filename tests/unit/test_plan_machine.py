@@ -1,0 +1,161 @@
+"""`plan.decide` under any order of events: attempts end as they like, callers die anywhere."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from plan_world import DATASETS, RUN, World, later, make_spec
+
+from rzero_core.run import Stage
+from rzero_core.status import Phase, RunStatus, StageState
+from rzero_operator.decision import AttemptState
+from rzero_operator.plan import decide
+from rzero_operator.tasks import steps
+
+BUDGETS = {"maxRetries": 2, "maxPreemptions": 3}
+TERMINAL = (Phase.SUCCEEDED, Phase.FAILED)
+
+
+class PlanMachine(RuleBasedStateMachine):
+    """A cluster in which anything may happen to the attempts and to whoever decides."""
+
+    @initialize(datasets=st.booleans(), top_ups=st.integers(0, 1))
+    def declare(self, datasets: bool, top_ups: int) -> None:
+        self.fields: dict[str, Any] = {
+            "iterations": 2,
+            "questions": {"shards": 2, "topUps": top_ups},
+            "stages": {stage.value: BUDGETS for stage in Stage},
+            **({"evaluation": DATASETS} if datasets else {}),
+        }
+        self.world = World(make_spec(**self.fields))
+        self.done: dict[tuple[int, Stage, int], str | None] = {}
+        self.ended: Phase | None = None
+
+    @rule(die_after_write=st.booleans(), die_before_write=st.booleans())
+    def reconcile(self, die_after_write: bool, die_before_write: bool) -> None:
+        decision = self.world.decide()
+        assert decision == self.world.decide()
+        if die_before_write:
+            return
+        self.world.write(decision)
+        # What a later caller reads is what came through the API server, or a file.
+        self.world.status = RunStatus.model_validate_json(self.world.status.to_json())
+        if die_after_write:
+            return
+        self.world.act(decision)
+        again = self.world.decide()
+        assert again.actions == ()
+        assert again.status == self.world.status
+        assert again.events == ()
+
+    @rule(short=st.integers(0, 1))
+    @precondition(lambda self: len(self.world.live) == 1)
+    def succeed(self, short: int) -> None:
+        self.world.succeed(short=short)
+
+    @rule(code=st.sampled_from([1, 75, 137, 139]), preempted=st.booleans())
+    @precondition(lambda self: len(self.world.live) == 1)
+    def fail(self, code: int, preempted: bool) -> None:
+        self.world.fail(code, preempted=preempted)
+
+    @rule(code=st.sampled_from([64, 65, 78]))
+    @precondition(lambda self: len(self.world.live) == 1 and self.world.status.iteration == 2)
+    def fail_for_good(self, code: int) -> None:
+        self.world.fail(code)
+
+    @rule()
+    @precondition(lambda self: len(self.world.live) == 1)
+    def lose_the_results(self) -> None:
+        self.world.end(state=AttemptState.SUCCEEDED)
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.world.attempts)
+    def delete_attempts(self, data: st.DataObject) -> None:
+        keys = sorted(self.world.attempts)
+        for key in data.draw(st.lists(st.sampled_from(keys), unique=True, max_size=3)):
+            del self.world.attempts[key]
+
+    @rule(seconds=st.floats(0, 400))
+    def wait(self, seconds: float) -> None:
+        later(self.world, seconds)
+
+    @rule(suspend=st.booleans())
+    def suspend(self, suspend: bool) -> None:
+        self.fields["suspend"] = suspend
+        self.world.spec = make_spec(**self.fields)
+
+    @rule()
+    @precondition(lambda self: self.ended is Phase.SUCCEEDED and self.fields["iterations"] < 4)
+    def grow(self) -> None:
+        self.fields["iterations"] += 1
+        self.world.spec = make_spec(**self.fields)
+        self.ended = None
+
+    @invariant()
+    def never_two_live_attempts(self) -> None:
+        assert len(self.world.live) <= 1
+
+    @invariant()
+    def done_stays_done_and_nothing_is_started_after_it(self) -> None:
+        for group in self.world.status.iterations:
+            for entry in group.stages:
+                key = (group.iteration, entry.stage, entry.round)
+                if key in self.done:
+                    assert entry.state is StageState.DONE
+                    assert entry.manifest_digest == self.done[key]
+                    continue
+                if entry.state is StageState.DONE:
+                    self.done[key] = entry.manifest_digest
+        for attempt in self.world.live:
+            begun = self.world.status.find(*attempt.step)
+            assert begun is not None and begun.state is not StageState.DONE
+
+    @invariant()
+    def no_attempt_is_started_twice(self) -> None:
+        begun = [(start.step, start.task.attempt) for start in self.world.started]
+        assert len(begun) == len(set(begun))
+
+    @invariant()
+    def budgets_hold(self) -> None:
+        for group in self.world.status.iterations:
+            for entry in group.stages:
+                assert entry.failures <= BUDGETS["maxRetries"] + 1
+                assert entry.preemptions <= BUDGETS["maxPreemptions"] + 1
+                assert entry.failures + entry.preemptions <= entry.attempts
+
+    @invariant()
+    def terminal_is_terminal(self) -> None:
+        if self.ended is not None:
+            assert self.world.status.phase is self.ended
+            assert not self.world.live
+        elif self.world.status.phase in TERMINAL:
+            self.ended = self.world.status.phase
+
+    @invariant()
+    def at_most_the_steps_of_the_plan_exist(self) -> None:
+        plan = set(steps(self.world.spec, self.world.status))
+        for group in self.world.status.iterations:
+            for entry in group.stages:
+                assert (group.iteration, entry.stage, entry.round) in plan
+
+    def teardown(self) -> None:
+        """From wherever it is: when nothing goes wrong any more, the run ends."""
+        if not hasattr(self, "world"):
+            return
+        self.fields["suspend"] = False
+        self.world.spec = make_spec(**self.fields)
+        for _ in range(200):
+            self.world.turn()
+            if self.world.status.phase in TERMINAL:
+                break
+            if self.world.live:
+                self.world.succeed()
+            later(self.world, 400)
+        assert self.world.status.phase in TERMINAL
+        decision = decide(RUN, self.world.spec, self.world.status, [], self.world.now)
+        assert decision.actions == () and decision.status == self.world.status
+
+
+TestPlan = PlanMachine.TestCase
+TestPlan.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
