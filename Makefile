@@ -53,7 +53,7 @@ unit: venv ## Tests that need no network and no other program
 
 .PHONY: test
 test: check ## All tests that this machine can run; skips are loud, and failures with CI=true
-	$(PY) -m pytest tests --durations=15
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist loadfile --durations=15
 
 .PHONY: bench
 bench: venv ## All benchmarks, one table each

@@ -45,6 +45,7 @@ MODEL = Path(__file__).parent.parent / "examples" / "tiny" / "model"
 TARGET = 0.9
 REPEATS = 5
 QUESTIONS = Questions(count=1000, shards=1, sampling=Sampling(top_p=1.0, max_tokens=32))
+POOL = QUESTIONS.model_copy(update={"count": 200})
 LABELS = Labels(votes=10, sampling=Sampling(top_p=1.0, max_tokens=96))
 PROMPTS = Prompts(challenger=Prompt(user="Write a sum."), solver=Prompt(user="{question}"))
 
@@ -82,12 +83,12 @@ class Bench:
     def _store(self) -> ArtifactStore:
         return ArtifactStore(Storage(uri=str(self._root)))
 
-    def _generate_task(self) -> GenerateQuestionsTask:
+    def _generate_task(self, questions: Questions = QUESTIONS) -> GenerateQuestionsTask:
         base = self._base(Stage.GENERATE_QUESTIONS)
-        return GenerateQuestionsTask(**base, challenger=str(MODEL), questions=QUESTIONS)
+        return GenerateQuestionsTask(**base, challenger=str(MODEL), questions=questions)
 
     def _publish_pool(self) -> str:
-        task = self._generate_task()
+        task = self._generate_task(POOL)
         generate_questions.run(task, self._store(), 0, self._sampler)
         return shard_prefix(task.prefix, 0)
 
@@ -141,7 +142,7 @@ def compare_with_generate() -> dict[str, float]:
     from rzero_stages.sampling import TransformersSampler
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    model: Any = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
     sampler = TransformersSampler(model, tokenizer)
     questions = [f"{7 * i}+{13 * i * i % 9999}" for i in range(100)]
     chats = [[{"role": "user", "content": question}] for question in questions]
@@ -151,7 +152,7 @@ def compare_with_generate() -> dict[str, float]:
         return float(sum(completion.tokens for row in drawn for completion in row))
 
     def theirs() -> float:
-        inputs = tokenizer.apply_chat_template(
+        inputs: Any = tokenizer.apply_chat_template(
             [chat for chat in chats for _ in range(LABELS.votes)],
             add_generation_prompt=True,
             padding=True,

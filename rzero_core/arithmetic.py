@@ -7,7 +7,8 @@ compared by.
 import re
 from fractions import Fraction
 
-from rzero_core import expressions
+from rzero_core.equality.expressions import Unreadable, parse
+from rzero_core.equality.normal_form import TooLarge, constant_of, normal_form
 
 _MAX_CHARACTERS = 256
 
@@ -49,6 +50,6 @@ def solve(question: str) -> Fraction | None:
     if _NO_NUMBER.search(expression):
         return None
     try:
-        return expressions.constant_of(expressions.normal_form(expressions.parse(expression)))
-    except (expressions.Unreadable, expressions.TooLarge):
+        return constant_of(normal_form(parse(expression)))
+    except (Unreadable, TooLarge):
         return None

@@ -1,7 +1,7 @@
 """A run that never ran, published artifact by artifact: what `rzero report` is tested with."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -62,9 +62,7 @@ class FakeRun:
     def pool(self, iteration: int, right: float) -> None:
         """Questions, votes and curriculum; `right` is the share of right labels in the band."""
         malformed = self.random.randrange(5, 20)
-        self.finish(
-            iteration, Stage.GENERATE_QUESTIONS, None, {"malformed": malformed}, seconds=9
-        )
+        self.finish(iteration, Stage.GENERATE_QUESTIONS, None, {"malformed": malformed}, seconds=9)
         voted = [self.question(right) for _ in range(POOL)]
         half = POOL // SHARDS
         self.finish_shards(iteration, [voted[:half], voted[half:]])
@@ -93,10 +91,14 @@ class FakeRun:
         truth = a + b
         majority = truth if self.random.random() < right else truth + self.random.choice([10, -1])
         votes = self.random.choice([1, 2, 3, 4, 5, 5, 6, 6, 7, 8, 9, 10, 10])
-        others = [str(truth + self.random.choice([100, 11, 1, -10])) for _ in range(VOTES - votes)]
+        others: list[str | None] = [
+            str(truth + self.random.choice([100, 11, 1, -10])) for _ in range(VOTES - votes)
+        ]
+        if votes == 2:
+            others = [str(truth + 3 * i) for i in range(1, VOTES - votes + 1)]
         if votes == 5 and self.random.random() < 0.5:
             others = [str(truth + 100)] * 5
-        answers: list[str | None] = [str(majority)] * votes + [*others]
+        answers = [*[str(majority)] * votes, *others]
         if votes < 9 and self.random.random() < 0.2:
             answers[-1] = None
         return voted(f"{a}+{b}", answers)
@@ -125,8 +127,8 @@ class FakeRun:
         self,
         iteration: int,
         stage: Stage,
-        files: dict[str, Sequence[Wire]] | None,
-        metrics: dict[str, float],
+        files: Mapping[str, Sequence[Wire]] | None,
+        metrics: Mapping[str, float],
         seconds: float,
     ) -> None:
         """Publish the files of a stage and note it as done."""
@@ -150,8 +152,10 @@ class FakeRun:
         iteration: int,
         stage: Stage,
         shard: int | None,
-        files: dict[str, Sequence[Wire]],
+        files: Mapping[str, Sequence[Wire]],
+        step: int | None = None,
     ) -> None:
+        """Publish files as an artifact."""
         folder = self.root / "scratch" / prefix.removeprefix(str(self.root)).strip("/")
         folder.mkdir(parents=True)
         for name, rows in files.items():
@@ -163,7 +167,7 @@ class FakeRun:
             stage=stage,
             round=1,
             shard=shard,
-            step=None,
+            step=step,
             attempt=1,
             seed=0,
             inputs=[],
@@ -182,7 +186,7 @@ class FakeRun:
         iteration: int,
         stage: Stage,
         prefix: str,
-        metrics: dict[str, float],
+        metrics: Mapping[str, float],
         seconds: float,
         state: StageState = StageState.DONE,
     ) -> None:

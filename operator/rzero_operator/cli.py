@@ -110,12 +110,20 @@ def validate(
 
 @app.command()
 @_one_line_errors
-def status(manifest: Manifest) -> None:
+def status(
+    manifest: Manifest,
+    json: Annotated[bool, typer.Option("--json", help="The whole status, as JSON.")] = False,
+) -> None:
     """Show iterations, stages, attempts and main figures, also while the run goes on."""
     declared = load(manifest)
     folder = RunFolder(declared)
     if not folder.status_path.exists():
-        typer.echo(f"run {declared.metadata.name} has not begun (no {folder.status_path})")
+        typer.echo(
+            f"run {declared.metadata.name} has not begun (no {folder.status_path})", err=json
+        )
+        return
+    if json:
+        typer.echo(folder.read_status().to_json(indent=2))
         return
     console = Console()
     if not console.is_terminal:
@@ -172,3 +180,7 @@ def _conclude(manifest: Path, runner: LocalRunner, already: bool) -> None:
     else:
         typer.echo(f"stopped; `rzero run {manifest}` continues", err=True)
         raise typer.Exit(128 + (runner.interrupts or [signal.SIGINT])[0])
+
+
+if __name__ == "__main__":
+    main()

@@ -53,6 +53,9 @@ def main() -> int:
     )
     # One line for each vote would bury everything else.
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Threads that wait spinning take the processor from those they wait for: six times slower on
+    # two busy cores. The library reads it when torch is imported, which is later.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     result_path = Path(os.environ.get(RESULT_VARIABLE, DEFAULT_RESULT_PATH))
     _stop_on_sigterm(result_path)
     try:

@@ -7,6 +7,7 @@ protocol's form counts as trouble that may pass.
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
@@ -36,7 +37,7 @@ _PASSING = frozenset({408, 409, 425, 429})
 class EndpointSampler:
     """Asks `{url}/v1/chat/completions`; the server renders the model's chat template.
 
-    `model` is the name under which the server offers the model; None: its first one. Failures that
+    The model is the first one that the server offers. Failures that
     may pass (429, 5xx, time-outs, answers that are no answers) are tried `attempts` times, with
     pauses of at least what `Retry-After` says; then `TryAgain` is raised.
     """
@@ -44,13 +45,12 @@ class EndpointSampler:
     def __init__(
         self,
         url: str,
-        model: str | None = None,
         on_completions: OnCompletions | None = None,
         attempts: int = _ATTEMPTS,
         first_pause: float = 0.5,
     ) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
-        self._model = model
+        self._offer: _Offer | None = None
         self._on_completions = on_completions or (lambda _: None)
         limits = httpx.Limits(max_connections=_CONNECTIONS)
         self._client = httpx.Client(timeout=_TIMEOUT, limits=limits)
@@ -70,12 +70,15 @@ class EndpointSampler:
         greedy: bool = False,
     ) -> list[list[Completion]]:
         """See `Sampler`. A choice's tokens are its even share of what the server counted."""
-        if self._model is None and prompts:
-            self._model = self._first_model()
+        if not prompts:
+            return []
+        if self._offer is None:
+            self._offer = self._request("GET", "/v1/models", _BYTES_OF_FORM, _offer)
+        settings = self._offer.settings(n, sampling, greedy)
 
         def ask(place: int) -> list[Completion]:
-            body = self._body(prompts[place], n, sampling, derive_seed(seed, place), greedy)
-            completions = self._complete(body)
+            body = {**settings, "messages": prompts[place], "seed": derive_seed(seed, place)}
+            completions = self._complete(body, n, sampling.max_tokens)
             self._on_completions(n)
             return completions
 
@@ -89,40 +92,25 @@ class EndpointSampler:
                     future.cancel()
                 raise
 
-    def _body(
-        self, prompt: Messages, n: int, sampling: Sampling, seed: int, greedy: bool
-    ) -> dict[str, Any]:
-        """All settings, also those that are off: servers fill gaps from the model's own."""
-        return {
-            "model": self._model,
-            "messages": prompt,
-            "n": n,
-            "seed": seed,
-            "max_tokens": sampling.max_tokens,
-            "temperature": 0.0 if greedy else sampling.temperature,
-            "top_p": 1.0 if greedy else sampling.top_p,
-            "top_k": -1 if greedy or sampling.top_k == 0 else sampling.top_k,
-            "min_p": 0.0,
-            "repetition_penalty": 1.0,
-        }
+    def _complete(self, body: dict[str, Any], n: int, max_tokens: int) -> list[Completion]:
+        """vLLM refuses more tokens than its context has left, instead of drawing only so many.
 
-    def _complete(self, body: dict[str, Any]) -> list[Completion]:
-        n = body["n"]
-        limit = n * body["max_tokens"] * _BYTES_PER_TOKEN + _BYTES_OF_FORM
+        Without `max_tokens` it fills its context, which then ends before `max_tokens` would.
+        """
+        longest = max_tokens * _BYTES_PER_TOKEN
 
         def read(answer: Any) -> list[Completion]:
-            return _completions(answer, n, body["max_tokens"] * _BYTES_PER_TOKEN)
+            return _completions(answer, n, longest)
 
-        try:
-            return self._request("POST", "/v1/chat/completions", limit, read, body)
-        except _TooLong:
-            return [UNANSWERABLE] * n
-
-    def _first_model(self) -> str:
-        def read(answer: Any) -> str:
-            return str(answer["data"][0]["id"])
-
-        return self._request("GET", "/v1/models", _BYTES_OF_FORM, read)
+        context = self._offer.context if self._offer else None
+        exact = [] if context and max_tokens >= context else [{**body, "max_tokens": max_tokens}]
+        for request in [*exact, body]:
+            try:
+                limit = n * longest + _BYTES_OF_FORM
+                return self._request("POST", "/v1/chat/completions", limit, read, request)
+            except _TooLong:
+                continue
+        return [UNANSWERABLE] * n
 
     def _request(
         self,
@@ -159,8 +147,36 @@ class EndpointSampler:
         _check_status(self._url + path, response, data)
         try:
             return read(json.loads(data))
-        except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        except (
+            ValueError,
+            KeyError,
+            IndexError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
             raise _Passing(f"the answer is not of the protocol's form ({error!r})") from error
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """The model that a server offers."""
+
+    model: str
+    context: int | None
+    """Its longest sequence in tokens, where the server says so, as vLLM and SGLang do."""
+
+    def settings(self, n: int, sampling: Sampling, greedy: bool) -> dict[str, Any]:
+        """All settings, also those that are off: servers fill gaps from the model's own."""
+        return {
+            "model": self.model,
+            "n": n,
+            "temperature": 0.0 if greedy else sampling.temperature,
+            "top_p": 1.0 if greedy else sampling.top_p,
+            "top_k": -1 if greedy or sampling.top_k == 0 else sampling.top_k,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+        }
 
 
 class _Passing(Exception):
@@ -212,6 +228,12 @@ def _retry_after(response: httpx.Response) -> float:
     """Seconds; a date, the header's other form, counts as none: pauses grow anyway."""
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isascii() and value.isdigit() else 0.0
+
+
+def _offer(answer: Any) -> _Offer:
+    first = answer["data"][0]
+    context = first.get("max_model_len")
+    return _Offer(str(first["id"]), context if isinstance(context, int) and context > 0 else None)
 
 
 def _completions(answer: Any, n: int, longest: int) -> list[Completion]:

@@ -70,8 +70,9 @@ def _label(
 ) -> Rows:
     pool = task.pool[shard]
     questions = list(read_jsonl(store.local(pool, [QUESTIONS]) / QUESTIONS, Question))
-    counter = progress.Counter(len(questions) * task.labels.votes, "votes")
+    counter = None
     if sampler is None and questions:
+        counter = progress.Counter(len(questions) * task.labels.votes, "votes")
         folder = None if task.solver_endpoint else store.model(task.solver)
         sampler = open_sampler(task.sampler, folder, task.solver_endpoint, counter.advance)
     ballots = [_Ballot(question, []) for question in questions]
@@ -81,8 +82,9 @@ def _label(
         _cast(task, shard, sampler, ballots, first, "first", figures)
         rest = task.labels.votes - first
         undecided = [b for b in ballots if b.vote and not is_decided(b.vote, first, task.labels)]
-        if rest:
+        if counter is not None:
             counter.advance(rest * (len(ballots) - len(undecided)))
+        if rest and undecided:
             _cast(task, shard, sampler, undecided, rest, "rest", figures)
     rows = [_row(ballot, task.labels) for ballot in ballots]
     return Rows("votes", rows, _metrics(rows, ballots, figures), inputs=[task.solver, pool])

@@ -20,7 +20,7 @@ from rzero_core.task import BadConfiguration, StageError
 from rzero_core.wire import explain
 from rzero_stages import report_figures, report_samples, report_words
 from rzero_stages.report_data import Iteration, moment, paired_difference, read_iterations
-from rzero_stages.report_words import duration, interval, percent, plain
+from rzero_stages.report_words import PERCENT, duration, interval, percent, plain, signed
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def render(run: CoEvolutionRun, status: RunStatus, iterations: list[Iteration]) 
         rows=[report_words.row(entry) for entry in iterations],
         datasets=list(dict.fromkeys(name for entry in iterations for name in entry.scores)),
         sections=report_figures.sections(run, iterations),
-        outcomes=report_figures.OUTCOMES,
+        outcomes=report_figures.OUTCOMES | {"band": "in the band"},
         samples=report_samples.choose(run.spec.labels, iterations),
     )
 
@@ -100,36 +100,38 @@ def _summary(run: CoEvolutionRun, status: RunStatus, iterations: list[Iteration]
     """What came of it, in sentences."""
     sentences = []
     if status.phase not in (Phase.SUCCEEDED, Phase.FAILED):
-        now = f"iteration {status.iteration} of {run.spec.iterations}"
-        at = f", in {report_words.STAGES[status.stage].lower()}" if status.stage else ""
-        sentences.append(f"The run is {status.phase.lower()}: {now}{at}.")
+        now = f"{status.phase}: iteration {status.iteration} of {run.spec.iterations}"
+        at = f", {report_words.STAGES[status.stage]}" if status.stage else ""
+        sentences.append(f"{now}{at}.")
     scored = [entry for entry in iterations if entry.scores]
     for dataset in scored[0].scores if scored else ():
         late = scored[-1]
         if len(scored) > 1 and dataset in late.scores:
             sentences.append(_change(run, dataset, scored[0], late))
     judged = [entry for entry in iterations if entry.label_accuracy and entry.label_accuracy.share]
+    right = []
     for entry in judged[:1] + judged[1:][-1:]:
         found = entry.label_accuracy
         assert found is not None and found.share is not None
-        which = "" if found.computed == found.labels else " whose answer can be computed"
-        sentences.append(
-            f"In iteration {entry.number}, {percent(found.share.estimate)} of the labels{which} "
-            "were right."
-        )
+        judgement = f"{percent(found.share.estimate)} in iteration {entry.number}"
+        if found.computed < found.labels:
+            judgement += f" (computed for {found.computed:,} of {found.labels:,} labels)"
+        right.append(judgement)
+    if right:
+        sentences.append(f"Share of right labels: {', '.join(right)}.")
     return sentences
 
 
 def _change(run: CoEvolutionRun, dataset: str, base: Iteration, late: Iteration) -> str:
     first, last = base.scores[dataset], late.scores[dataset]
-    name = f"mean@{run.spec.evaluation.samples} on {dataset}"
+    name = f"The Solver's mean@{run.spec.evaluation.samples} on {dataset}"
     values = f"from {percent(first.mean.estimate)} to {percent(last.mean.estimate)}"
     difference = paired_difference(first, last)
     if difference is None:
         return f"{name} went {values}."
-    points = f"{100 * difference.estimate:+.1f}".replace("-", "−")
-    ends = " to ".join(f"{100 * x:+.1f}".replace("-", "−") for x in (difference.lower, difference.upper))
-    interval = f"{points} points, 95 % interval {ends}"
+    points = signed(100 * difference.estimate)
+    ends = f"{signed(100 * difference.lower)} to {signed(100 * difference.upper)}"
+    interval = f"{points} points, 95{PERCENT} interval {ends}"
     if difference.lower > 0:
         return f"{name} rose {values} ({interval})."
     if difference.upper < 0:
@@ -156,7 +158,7 @@ def _tiles(run: CoEvolutionRun, iterations: list[Iteration]) -> list[Tile]:
     if kept := sum(len(entry.curriculum) for entry in iterations):
         tiles.append(Tile(f"{kept:,}", "questions kept for Solver training"))
     if seconds := sum(sum(entry.seconds.values()) for entry in iterations):
-        tiles.append(Tile(duration(seconds), "in stages"))
+        tiles.append(Tile(duration(seconds), "time in stages"))
     return tiles
 
 

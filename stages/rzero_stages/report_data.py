@@ -1,12 +1,14 @@
-"""Reads what the report shows: the status of a run and, where they are still there, its artifacts."""
+"""Reads what the report shows: the status of a run and, as far as they are there, its artifacts."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from rzero_core import answers, arithmetic
@@ -17,24 +19,15 @@ from rzero_core.records import (
     VotedQuestion,
     read_jsonl,
 )
-from rzero_core.run import CoEvolutionRun, Labels, Stage
+from rzero_core.run import CoEvolutionRun, Stage
 from rzero_core.status import IterationStatus, RunStatus, StageState, StageStatus
 from rzero_core.store import ArtifactStore
 from rzero_core.task import BadData, RunRef, shard_prefix, stage_prefix
 from rzero_core.wire import Wire
 from rzero_stages.checkpoints import step_prefix
+from rzero_stages.evaluate import Interval, bootstrap
 
 Row = TypeVar("Row", bound=Wire)
-RESAMPLES = 4000
-
-
-@dataclass(frozen=True)
-class Share:
-    """A share in [0, 1] with its 95 % interval."""
-
-    estimate: float
-    lower: float
-    upper: float
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class LabelAccuracy:
     right: int
     computed: int
     labels: int
-    share: Share | None
+    share: Interval | None
     """Wilson interval; None when no answer can be computed."""
 
 
@@ -52,11 +45,11 @@ class LabelAccuracy:
 class Score:
     """What one checkpoint reaches on one dataset; intervals are bootstrap percentiles."""
 
-    mean: Share
+    mean: Interval
     greedy: float
     majority: float
-    per_question: np.ndarray
-    """(questions,) share of right samples, for paired differences."""
+    per_question: NDArray[np.float64]
+    """(questions,) share of right samples, for paired differences; empty when storage lost them."""
 
 
 @dataclass
@@ -79,6 +72,31 @@ class Iteration:
     notes: dict[Stage, list[str]] = field(default_factory=dict)
     """What could not be read, in sentences."""
 
+    @cached_property
+    def kept(self) -> frozenset[str]:
+        """Ids of the questions of the curriculum."""
+        return frozenset(row.id for row in self.curriculum)
+
+    def agreements(self) -> list[float]:
+        """Agreement of each question, to a tenth when only the metrics are left."""
+        if self.votes:
+            return [question.agreement for question in self.votes]
+        built = self.metrics.get(Stage.BUILD_CURRICULUM, {})
+        counts = [int(built.get(f"agreement{tenth:02d}", 0)) for tenth in range(11)]
+        return [tenth / 10 for tenth, count in enumerate(counts) for _ in range(count)]
+
+    def ends(self, stage: Stage, metric: str) -> tuple[float, float] | None:
+        """Means of a step metric over the first and the last quarter of a training's steps."""
+        reported = self.metrics.get(stage, {})
+        if f"{metric}First" in reported and f"{metric}Last" in reported:
+            return reported[f"{metric}First"], reported[f"{metric}Last"]
+        rows = self.steps.get(stage, [])
+        values = [row.metrics[metric] for row in rows if metric in row.metrics]
+        if not values:
+            return None
+        quarter = max(1, len(values) // 4)
+        return sum(values[:quarter]) / quarter, sum(values[-quarter:]) / quarter
+
 
 def read_iterations(run: CoEvolutionRun, status: RunStatus) -> list[Iteration]:
     """Every iteration that has begun, in order, with what storage holds of it.
@@ -94,34 +112,14 @@ def read_iterations(run: CoEvolutionRun, status: RunStatus) -> list[Iteration]:
     ]
 
 
-def paired_difference(base: Score, late: Score) -> Share | None:
+def paired_difference(base: Score, late: Score) -> Interval | None:
     """Mean difference of two checkpoints with its 95 % interval, paired by question.
 
-    None when they were not asked the same number of questions.
+    None when the answers to the same questions are not there for both.
     """
-    if len(base.per_question) != len(late.per_question):
+    if not len(base.per_question) or len(base.per_question) != len(late.per_question):
         return None
-    return bootstrap(late.per_question - base.per_question)
-
-
-def bootstrap(values: np.ndarray) -> Share:
-    """Mean of (n,) values with its 95 % percentile interval over n; the same input, the same output."""
-    rng = np.random.default_rng(0)
-    n = len(values)
-    means = [values[rng.integers(0, n, n)].mean() for _ in range(RESAMPLES)]
-    lower, upper = np.quantile(means, [0.025, 0.975])
-    return Share(float(values.mean()), float(lower), float(upper))
-
-
-def outcome(question: VotedQuestion, labels: Labels, kept: set[str]) -> str:
-    """What became of a question: kept, easy, hard, tie, silent (no vote at all) or duplicate."""
-    if question.id in kept:
-        return "kept"
-    if question.label is None:
-        return "tie" if any(answer is not None for answer in question.answers) else "silent"
-    if question.agreement > labels.max_agreement:
-        return "easy"
-    return "hard" if question.agreement < labels.min_agreement else "duplicate"
+    return _bootstrap(late.per_question - base.per_question)
 
 
 class _Reader:
@@ -155,9 +153,7 @@ class _Reader:
             metrics[name] = float(text) + (0.0 if fresh else metrics.get(name, 0.0))
         if stage.started_at and stage.finished_at:
             seconds = (moment(stage.finished_at) - moment(stage.started_at)).total_seconds()
-            self.result.seconds[stage.stage] = (
-                self.result.seconds.get(stage.stage, 0.0) + seconds
-            )
+            self.result.seconds[stage.stage] = self.result.seconds.get(stage.stage, 0.0) + seconds
 
     def _add_artifacts(self, stage: StageStatus) -> None:
         match stage.stage:
@@ -175,10 +171,11 @@ class _Reader:
                     self.result.curriculum = kept
             case Stage.EVALUATE:
                 scored = self._rows(stage, self._prefix(stage), "scores.jsonl", ScoredQuestion)
-                for dataset in dict.fromkeys(row.dataset for row in scored):
-                    self.result.scores[dataset] = _score(
-                        [row for row in scored if row.dataset == dataset]
-                    )
+                metrics = self.result.metrics[stage.stage]
+                for dataset in self.run.spec.evaluation.datasets:
+                    rows_ = [row for row in scored if row.dataset == dataset.name]
+                    if score := _score(dataset.name, metrics, rows_):
+                        self.result.scores[dataset.name] = score
             case Stage.GENERATE_QUESTIONS:
                 pass
 
@@ -202,9 +199,7 @@ class _Reader:
         steps = self.store.steps(prefix)
         return step_prefix(prefix, steps[-1]) if steps else None
 
-    def _rows(
-        self, stage: StageStatus, prefix: str | None, name: str, row: type[Row]
-    ) -> list[Row]:
+    def _rows(self, stage: StageStatus, prefix: str | None, name: str, row: type[Row]) -> list[Row]:
         """The rows of a file of an artifact; none, and a note if the stage is done, without it."""
         done = stage.state is StageState.DONE
         if prefix is None:
@@ -219,7 +214,7 @@ class _Reader:
             return []
 
     def _judge_labels(self) -> None:
-        """Compares labels with computed answers: those of the curriculum, and those of the votes."""
+        """Compares the labels of the curriculum with the answers that can be computed."""
         truths = {}
         for question in [*self.result.votes, *self.result.curriculum]:
             value = arithmetic.solve(question.text)
@@ -234,18 +229,37 @@ class _Reader:
         share = None
         if pairs:
             interval = binomtest(right, len(pairs)).proportion_ci(method="wilson")
-            share = Share(right / len(pairs), float(interval.low), float(interval.high))
+            share = Interval(right / len(pairs), float(interval.low), float(interval.high))
         self.result.label_accuracy = LabelAccuracy(right, len(pairs), len(curriculum), share)
 
 
-def _score(rows: list[ScoredQuestion]) -> Score:
-    per_question = np.array([np.mean(row.right) if row.right else 0.0 for row in rows])
+def _score(
+    dataset: str, metrics: Mapping[str, float], rows: Sequence[ScoredQuestion]
+) -> Score | None:
+    """The numbers that the stage reported, else those of its rows; None without both.
+
+    A result has no room for the bounds of many datasets.
+    """
+    per_question = np.array([np.mean(row.right) for row in rows], dtype=np.float64)
+    names = [
+        f"{dataset}.{name}" for name in ("mean", "meanLower", "meanUpper", "greedy", "majority")
+    ]
+    if all(name in metrics for name in names):
+        mean, lower, upper, greedy, majority = (metrics[name] for name in names)
+        return Score(Interval(mean, lower, upper), greedy, majority, per_question)
+    if not rows:
+        return None
     return Score(
-        bootstrap(per_question),
+        _bootstrap(per_question),
         float(np.mean([row.greedy_right for row in rows])),
         float(np.mean([row.majority_right for row in rows])),
         per_question,
     )
+
+
+def _bootstrap(values: NDArray[np.float64]) -> Interval:
+    """Mean of (questions,) values; the same input, the same interval."""
+    return bootstrap(values[:, np.newaxis], seed=0)[0]
 
 
 def _place(run: CoEvolutionRun, status: RunStatus) -> tuple[str, RunRef] | None:

@@ -1,15 +1,18 @@
 """Decides which figures the report has and what each says in words."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Literal
 
 from markupsafe import Markup
 
 from rzero_core.run import CoEvolutionRun, Stage
 from rzero_stages import report_plots
-from rzero_stages.report_data import Iteration, Share
+from rzero_stages.evaluate import Interval
+from rzero_stages.report_data import Iteration, LabelAccuracy
 from rzero_stages.report_plots import Bars, Line
-from rzero_stages.report_words import STAGES, duration, first_and_last, outcome_counts, percent
+from rzero_stages.report_words import PERCENT, STAGES, duration, outcome_counts, percent
 
 OUTCOMES = {
     "kept": "kept",
@@ -40,8 +43,8 @@ class Figure:
     svg: Markup | None
     legend: list[tuple[str, str]] = field(default_factory=list)
     """(colour, words)."""
-    small: bool = False
-    wide: bool = False
+    size: Literal["half", "third", "wide"] = "half"
+    """Share of a row on a wide screen."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +60,33 @@ def sections(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Secti
     """All figures of the report."""
 
     def notes(*stages: Stage) -> list[str]:
-        return [note for entry in iterations for stage in stages for note in entry.notes.get(stage, ())]
+        return [
+            note for entry in iterations for stage in stages for note in entry.notes.get(stage, ())
+        ]
 
     return [
         Section(
-            "Learning",
-            [*_scores(run, iterations), _challenger(iterations), _solver(iterations)],
-            notes(Stage.EVALUATE, Stage.TRAIN_CHALLENGER, Stage.TRAIN_SOLVER),
+            "Results",
+            _in_pairs([*_scores(run, iterations), _label_accuracy(iterations)]),
+            notes(Stage.EVALUATE, Stage.BUILD_CURRICULUM),
         ),
         Section(
-            "Questions and labels",
-            [_outcomes(iterations), _label_accuracy(iterations), *_agreement(run, iterations)],
-            notes(Stage.LABEL_QUESTIONS, Stage.BUILD_CURRICULUM),
+            "Training",
+            [_challenger(iterations), _solver(iterations)],
+            notes(Stage.TRAIN_CHALLENGER, Stage.TRAIN_SOLVER),
         ),
-        Section("Time", [_time(iterations)], []),
+        Section("Questions and time", [_outcomes(iterations), _time(iterations)], []),
+        Section(
+            "Agreement of the votes", _agreement(run, iterations), notes(Stage.LABEL_QUESTIONS)
+        ),
     ]
+
+
+def _in_pairs(figures: list[Figure]) -> list[Figure]:
+    """Figures stand two beside each other; the last one of an odd number has a row of its own."""
+    if len(figures) % 2:
+        figures[-1] = replace(figures[-1], size="wide")
+    return figures
 
 
 def _challenger(iterations: Sequence[Iteration]) -> Figure:
@@ -85,7 +100,7 @@ def _challenger(iterations: Sequence[Iteration]) -> Figure:
     ends = _ends(iterations, Stage.TRAIN_CHALLENGER, "reward")
     return Figure(
         title,
-        "Means of each training step. The reward is highest where half of the Solver's votes agree.",
+        "Mean of each step. The reward is highest where half of the Solver's votes agree.",
         report_plots.by_step("challenger", f"{title} by training step. Reward {ends}.", lines),
         [("challenger", "reward"), ("agreement", "mean agreement")],
     )
@@ -99,7 +114,7 @@ def _solver(iterations: Sequence[Iteration]) -> Figure:
     ends = _ends(iterations, Stage.TRAIN_SOLVER, "reward")
     return Figure(
         title,
-        "Mean of each training step. Answers that equal the label are rewarded, and labels may be wrong.",
+        "Mean of each step. Answers that equal the label are rewarded; labels may be wrong.",
         report_plots.by_step(
             "solver", f"{title} by training step: {ends}.", [Line("solver", pieces)]
         ),
@@ -116,8 +131,10 @@ def _scores(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Figure
         return [Figure("Solver scores", why, None)]
     figures = []
     for dataset in datasets:
-        points = {entry.number: entry.scores[dataset] for entry in iterations if dataset in entry.scores}
-        series: dict[str, dict[int, Share | float]] = {
+        points = {
+            entry.number: entry.scores[dataset] for entry in iterations if dataset in entry.scores
+        }
+        series: dict[str, dict[int, Interval | float]] = {
             "solver": {i: score.mean for i, score in points.items()},
             "evaluate": {i: score.greedy for i, score in points.items()},
             "tie": {i: score.majority for i, score in points.items()},
@@ -127,7 +144,7 @@ def _scores(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Figure
         figures.append(
             Figure(
                 f"Solver scores on {dataset}",
-                f"{size:,} held-out questions. Bars: 95 % bootstrap intervals of mean@{k}.",
+                f"{size:,} held-out questions. Bars: 95\u00a0% bootstrap intervals of mean@{k}.",
                 report_plots.shares(
                     f"scores-{dataset}", f"Solver scores on {dataset}, mean@{k}: {said}.", series
                 ),
@@ -151,7 +168,11 @@ def _outcomes(iterations: Sequence[Iteration]) -> Figure:
         title,
         "All questions drawn in an iteration. Only the kept ones train the Solver.",
         report_plots.stacked("outcomes", f"{title}. {said}.", list(counts), layers, "questions"),
-        [(name, words) for name, words in OUTCOMES.items() if any(c[name] for c in counts.values())],
+        [
+            (name, words)
+            for name, words in OUTCOMES.items()
+            if any(c[name] for c in counts.values())
+        ],
     )
 
 
@@ -160,37 +181,51 @@ def _label_accuracy(iterations: Sequence[Iteration]) -> Figure:
     judged = {entry.number: entry.label_accuracy for entry in iterations if entry.label_accuracy}
     if not judged:
         return Figure(title, "No curriculum can be read yet.", None)
-    computed = ", ".join(
-        f"{found.computed:,} of {found.labels:,} labels in iteration {i}"
-        for i, found in judged.items()
-    )
-    points: dict[int, Share | float] = {i: found.share for i, found in judged.items() if found.share}
+    points: dict[int, Interval | float] = {
+        i: found.share for i, found in judged.items() if found.share
+    }
     if not points:
-        caption = "None of the questions is plain arithmetic, so no right answer can be computed here."
+        caption = (
+            "None of the questions is plain arithmetic, so no right answer can be computed here."
+        )
         return Figure(title, caption, None)
     said = ", ".join(
-        f"iteration {i} {percent(p.estimate)}" for i, p in points.items() if isinstance(p, Share)
+        f"iteration {i} {percent(p.estimate)}" for i, p in points.items() if isinstance(p, Interval)
     )
     return Figure(
         title,
-        f"Share of the curriculum's labels that are right, with 95 % Wilson intervals; computed for "
-        f"{computed}. It says nothing about the other labels.",
+        f"Share of right labels in the curriculum, with 95\u00a0% Wilson intervals. {_basis(judged)}",
         report_plots.shares("accuracy", f"{title}: {said}.", {"kept": points}),
     )
 
 
+def _basis(judged: Mapping[int, LabelAccuracy]) -> str:
+    """How many labels the accuracy was computed for."""
+    labels = sum(found.labels for found in judged.values())
+    if sum(found.computed for found in judged.values()) == labels:
+        return f"Computed for all {labels:,} labels."
+    counts = ", ".join(
+        f"{found.computed:,} of {found.labels:,} labels in iteration {i}"
+        for i, found in judged.items()
+    )
+    return f"Computed for {counts}. It says nothing about the other labels."
+
+
 def _agreement(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Figure]:
     labels = run.spec.labels
-    voted = [entry for entry in iterations if entry.votes]
+    voted = [entry for entry in iterations if entry.agreements()]
     if not voted:
         return [Figure("Agreement", "No votes can be shown yet.", None)]
-    band = f"{percent(labels.min_agreement)} to {percent(labels.max_agreement)}".replace(".0 %", " %")
+    band = f"{100 * labels.min_agreement:g} to {100 * labels.max_agreement:g}{PERCENT}"
     figures = []
-    for entry in _spread(voted, _MOST_HISTOGRAMS):
-        agreements = [question.agreement for question in entry.votes]
+    shown = _spread(voted, _MOST_HISTOGRAMS)
+    for entry in shown:
+        agreements = entry.agreements()
         inside = sum(labels.min_agreement <= p <= labels.max_agreement for p in agreements)
-        mean = percent(sum(agreements) / len(agreements))
-        caption = f"{inside:,} of {len(agreements):,} questions in the band of {band}. Mean {mean}."
+        caption = (
+            f"{inside:,} of {len(agreements):,} questions in the band of {band}. "
+            f"Mean {percent(fmean(agreements))}."
+        )
         title = f"Agreement, iteration {entry.number}"
         svg = report_plots.agreement_histogram(
             f"agreement-{entry.number}",
@@ -200,7 +235,8 @@ def _agreement(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Fig
             (labels.min_agreement, labels.max_agreement),
         )
         legend = [("kept", "in the band"), ("faint", "too hard or too easy")]
-        figures.append(Figure(title, caption, svg, legend, small=True))
+        size: Literal["third", "half"] = "half" if len(shown) in (1, 2, 4) else "third"
+        figures.append(Figure(title, caption, svg, legend, size))
     return figures
 
 
@@ -226,7 +262,6 @@ def _time(iterations: Sequence[Iteration]) -> Figure:
             "time", f"Time by stage: {said}.", [e.number for e in timed], layers, unit
         ),
         [(colour, STAGES[stage]) for stage, colour in _STAGE_COLOURS.items()],
-        wide=True,
     )
 
 
@@ -245,8 +280,7 @@ def _pieces(
 def _ends(iterations: Sequence[Iteration], stage: Stage, metric: str) -> str:
     parts = []
     for entry in iterations:
-        ends = first_and_last(entry.steps.get(stage, ()), metric)
-        if ends:
+        if ends := entry.ends(stage, metric):
             parts.append(f"from {ends[0]:.2f} to {ends[1]:.2f} in iteration {entry.number}")
     return ", ".join(parts)
 

@@ -19,20 +19,19 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rzero_stages.report_data import Share
+from rzero_stages.evaluate import Interval
 
-COLOURS = {
-    name: f"#fe{number:02x}dc"
-    for number, name in enumerate(
-        ("muted", "faint", "grid", "surface", "band", "challenger", "solver", "agreement", "kept")
-        + ("easy", "hard", "tie", "silent", "duplicate", "malformed")
-        + ("generate", "label", "curriculum", "evaluate"),
-        start=1,
-    )
-}
+_NAMES = (
+    *("muted", "faint", "grid", "surface", "band", "challenger", "solver", "agreement"),
+    *("kept", "easy", "hard", "tie", "silent", "duplicate", "malformed"),
+    *("generate", "label", "curriculum", "evaluate"),
+)
+COLOURS = {name: f"#fe{number:02x}dc" for number, name in enumerate(_NAMES, start=1)}
 """Stand-in of each colour; `--NAME` is its CSS variable."""
 _WIDTH = 5.8
 """Inches at 72 a unit: 418 units, so that text is legible on a telephone and not huge on a desk."""
+_STEPS = (1, 2, 5, 10)
+"""Distances of round ticks, as matplotlib takes them."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,18 @@ class Bars:
 def by_step(name: str, description: str, lines: Sequence[Line]) -> Markup:
     """Series over training steps, the iterations one after the other and marked."""
     figure, axes = _figure(height=3.1)
+    steps = sum(len(values) for _, values in lines[0].pieces)
     for line in lines:
         start = 0
         for _, values in line.pieces:
             x = np.arange(start + 1, start + len(values) + 1)
             style = "-" if len(values) > 1 else ""
             axes.plot(x, values, style, color=COLOURS[line.colour], linewidth=2, marker="o")
-            axes.lines[-1].set_markersize(3.5 if start + len(values) < 80 else 0)
+            axes.lines[-1].set_markersize(3.5 if steps < 80 or len(values) == 1 else 0)
             start += len(values)
     _mark_iterations(axes, lines[0].pieces)
     axes.set_xlabel("training step")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=_STEPS))
     axes.set_ylim(*_room([v for line in lines for _, values in line.pieces for v in values]))
     return _svg(figure, name, description)
 
@@ -86,14 +86,14 @@ def agreement_histogram(
         axes.bar(x[mask], counts[mask], width=0.82 / bins, color=COLOURS[colour])
     axes.set_xlim(-0.6 / bins, 1 + 0.6 / bins)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\u00a0%"))
     axes.set_xlabel("agreement")
-    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_STEPS))
     return _svg(figure, name, description)
 
 
 def shares(
-    name: str, description: str, series: Mapping[str, Mapping[int, Share | float]]
+    name: str, description: str, series: Mapping[str, Mapping[int, Interval | float]]
 ) -> Markup:
     """Shares by iteration, with their intervals where there are any. `series`: by colour."""
     figure, axes = _figure(height=3.1)
@@ -101,17 +101,17 @@ def shares(
     everything: list[float] = []
     for number, (colour, points) in enumerate(series.items()):
         x = np.array(list(points)) + apart * (number - (len(series) - 1) / 2)
-        y = [p.estimate if isinstance(p, Share) else p for p in points.values()]
+        y = [p.estimate if isinstance(p, Interval) else p for p in points.values()]
         axes.plot(x, y, color=COLOURS[colour], linewidth=2, marker="o", markersize=5)
         everything += y
         for at, point in zip(x, points.values(), strict=True):
-            if isinstance(point, Share):
+            if isinstance(point, Interval):
                 ends = [point.lower, point.upper]
                 axes.plot([at, at], ends, color=COLOURS[colour], linewidth=1.5, marker="_")
                 everything += ends
     _iteration_ticks(axes, sorted({i for points in series.values() for i in points}))
     axes.set_ylim(*_room(everything, ceiling=1.0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol="\u00a0%"))
     return _svg(figure, name, description)
 
 
@@ -134,7 +134,7 @@ def stacked(
     axes.set_xlabel(unit)
     axes.grid(visible=True, axis="x", color=COLOURS["grid"], linewidth=0.8)
     axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=unit == "questions"))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=unit == "questions", steps=_STEPS))
     return _svg(figure, name, description)
 
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from rzero_core import answers
 from rzero_core.records import VotedQuestion
 from rzero_core.run import Labels
-from rzero_stages.report_data import Iteration, outcome
+from rzero_stages import build_curriculum
+from rzero_stages.build_curriculum import Drop
+from rzero_stages.report_data import Iteration
 
 COUNT = 10
-_ORDER = ("kept", "easy", "hard", "tie", "kept", "duplicate", "silent")
+_ORDER = ("kept", "band", "easy", "hard", "tie", "kept", "duplicate", "silent")
 """Which outcomes take turns; kept questions come twice, for they are what the Solver learns."""
 _MOST_ANSWERS = 8
 
@@ -45,16 +47,16 @@ class Sample:
 
 
 def choose(labels: Labels, iterations: list[Iteration]) -> list[Sample]:
-    """Up to ten questions of different outcomes from all iterations; the same run, the same ones."""
+    """Up to ten questions of different outcomes from all iterations, always the same ones."""
     queues: dict[str, list[tuple[Iteration, VotedQuestion]]] = {}
     with_votes = [entry for entry in iterations if entry.votes]
     # Ids are hashes of the texts: their order is as good as chance, and always the same.
-    ordered = [sorted(entry.votes, key=lambda question: question.id) for entry in with_votes]
+    pools = [{question.id: question for question in entry.votes} for entry in with_votes]
+    ordered = [[pool[id] for id in sorted(pool)] for pool in pools]
     for place in range(max(map(len, ordered), default=0)):
         for entry, questions in zip(with_votes, ordered, strict=True):
             if place < len(questions):
-                kept = {row.id for row in entry.curriculum}
-                what = outcome(questions[place], labels, kept)
+                what = _outcome(questions[place], labels, entry)
                 queues.setdefault(what, []).append((entry, questions[place]))
     chosen: list[tuple[str, Iteration, VotedQuestion]] = []
     while len(chosen) < COUNT and any(queues.values()):
@@ -63,6 +65,22 @@ def choose(labels: Labels, iterations: list[Iteration]) -> list[Sample]:
                 chosen.append((what, *queues[what].pop(0)))
     chosen.sort(key=lambda item: (item[1].number, _ORDER.index(item[0])))
     return [_sample(*item) for item in chosen]
+
+
+def _outcome(question: VotedQuestion, labels: Labels, entry: Iteration) -> str:
+    """What became of a question; "band" where nothing is known but that it is in the band."""
+    match build_curriculum.outcome(question, labels):
+        case Drop.TOO_EASY:
+            return "easy"
+        case Drop.TOO_HARD:
+            return "hard"
+        case Drop.TIE:
+            return "tie"
+        case Drop.UNLABELLED:
+            return "silent"
+    if not entry.curriculum:
+        return "band"
+    return "kept" if question.id in entry.kept else "duplicate"
 
 
 def _sample(what: str, entry: Iteration, question: VotedQuestion) -> Sample:

@@ -1,14 +1,16 @@
 """Numbers and model texts in the form in which the report shows them."""
 
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from rzero_core.records import StepRow
 from rzero_core.run import Stage
-from rzero_stages.report_data import Iteration, LabelAccuracy, Score, Share
+from rzero_stages.evaluate import Interval
+from rzero_stages.report_data import Iteration, LabelAccuracy, Score
 
-NOTHING = "–"
+NOTHING = "\u2013"
+PERCENT = "\u00a0%"
+"""A percent sign that stays on the line of its number."""
 STAGES = {
     Stage.TRAIN_CHALLENGER: "Train Challenger",
     Stage.GENERATE_QUESTIONS: "Generate questions",
@@ -42,7 +44,7 @@ def row(entry: Iteration) -> Row:
     """The figures of one iteration as text; a dash for what is not known."""
     counts = outcome_counts(entry)
     drawn = sum(counts.values())
-    votes = [question.agreement for question in entry.votes]
+    agreements = entry.agreements()
     accuracy, note = _accuracy(entry.label_accuracy)
     return Row(
         name=str(entry.number) if entry.number else "base",
@@ -50,11 +52,11 @@ def row(entry: Iteration) -> Row:
         valid=f"{drawn - counts['malformed']:,} valid" if counts else "",
         duplicates=f"{counts['duplicate']:,}" if counts else NOTHING,
         kept=f"{counts['kept']:,}" if counts else NOTHING,
-        agreement=percent(sum(votes) / len(votes)) if votes else NOTHING,
+        agreement=percent(fmean(agreements)) if agreements else NOTHING,
         accuracy=accuracy,
         accuracy_note=note,
-        uncertainty=_rise(entry.steps.get(Stage.TRAIN_CHALLENGER, ()), "uncertainty"),
-        reward=_rise(entry.steps.get(Stage.TRAIN_SOLVER, ()), "reward"),
+        uncertainty=_rise(entry.ends(Stage.TRAIN_CHALLENGER, "uncertainty")),
+        reward=_rise(entry.ends(Stage.TRAIN_SOLVER, "reward")),
         scores=entry.scores,
         seconds=duration(sum(entry.seconds.values())) if entry.seconds else NOTHING,
     )
@@ -79,12 +81,17 @@ def outcome_counts(entry: Iteration) -> dict[str, int]:
 
 def percent(share: float) -> str:
     """0.6712 as 67.1 %."""
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}{PERCENT}"
 
 
-def interval(share: Share) -> str:
+def interval(share: Interval) -> str:
     """A 95 % interval in percent, without the sign."""
-    return f"{100 * share.lower:.1f}–{100 * share.upper:.1f}"
+    return f"{100 * share.lower:.1f}\u2013{100 * share.upper:.1f}"
+
+
+def signed(value: float) -> str:
+    """+11.2 or -0.4, with a minus sign of the width of the plus."""
+    return f"{value:+.1f}".replace("-", "\u2212")
 
 
 def duration(seconds: float) -> str:
@@ -119,17 +126,7 @@ def plain(text: str, limit: int = 700) -> str:
     return "".join(out)
 
 
-def first_and_last(rows: Sequence[StepRow], metric: str) -> tuple[float, float] | None:
-    """Means of a metric over the first and the last quarter of the steps, at least one of each."""
-    values = [row.metrics[metric] for row in rows if metric in row.metrics]
-    if not values:
-        return None
-    quarter = max(1, len(values) // 4)
-    return sum(values[:quarter]) / quarter, sum(values[-quarter:]) / quarter
-
-
-def _rise(rows: Sequence[StepRow], metric: str) -> str:
-    ends = first_and_last(rows, metric)
+def _rise(ends: tuple[float, float] | None) -> str:
     return f"{ends[0]:.2f} → {ends[1]:.2f}" if ends else NOTHING
 
 
@@ -140,5 +137,5 @@ def _accuracy(found: LabelAccuracy | None) -> tuple[str, str]:
         return NOTHING, f"0 of {found.labels:,} computed"
     return (
         percent(found.share.estimate),
-        f"{interval(found.share)} ({found.computed:,} of {found.labels:,})",
+        interval(found.share) if found.computed == found.labels else f"{found.computed:,} computed",
     )

@@ -104,8 +104,9 @@ class Course:
         return files[name]
 
     def seconds_of_a_stage(self) -> float:
-        """Mean wall-clock time of the stages so far."""
-        return (time.time() - self.begun) / max(1, sum(1 for _ in self.done()))
+        """Mean wall-clock time of the stages so far, starts included."""
+        until = (self.folder / "status.json").stat().st_mtime
+        return (until - self.begun) / sum(1 for _ in self.done())
 
 
 @pytest.mark.timeout(3600)
@@ -115,7 +116,7 @@ def test_a_run_killed_twenty_times_ends_as_if_nobody_had_touched_it(tmp_path: Pa
     try:
         # A stage takes as long as it takes here; the moments of the kills follow from that.
         _wait_until(lambda: sum(1 for _ in calm.done()) >= 2, limit=900)
-        published = _shake(shaken, calm.seconds_of_a_stage())
+        published = _shake(shaken, calm)
         assert process.wait(timeout=1800) == 0, (calm.place / "runner.log").read_text()
     finally:
         process.kill()
@@ -136,8 +137,8 @@ def test_a_run_killed_twenty_times_ends_as_if_nobody_had_touched_it(tmp_path: Pa
     assert resumed
 
 
-def _shake(course: Course, mean: float) -> dict[tuple[int, Stage], tuple[int, bytes]]:
-    """Carry out a run under kills; `mean` is how long a stage takes, in seconds.
+def _shake(course: Course, calm: Course) -> dict[tuple[int, Stage], tuple[int, bytes]]:
+    """Carry out a run under kills, timed by how long the stages of the calm run take.
 
     Returns what each stage had published when it was first seen done, and after which attempt.
     """
@@ -147,7 +148,8 @@ def _shake(course: Course, mean: float) -> dict[tuple[int, Stage], tuple[int, by
         runner = course.start()
         # Near the end the kills must come before the run does.
         nearly = sum(1 for _ in course.done()) >= STEPS_OF_PLAN - 2
-        until = time.monotonic() + chance.uniform(0, 0.5 if nearly else 1.7) * mean
+        life = chance.uniform(0, 0.5 if nearly else 1.7) * calm.seconds_of_a_stage()
+        until = time.monotonic() + life
         at_a_checkpoint = kill % 4 == 3
         before = _step_checkpoints(course)
         while time.monotonic() < until or (at_a_checkpoint and not nearly):

@@ -16,6 +16,7 @@ from rzero_stages.endpoint import EndpointSampler
 from rzero_stages.sampling import UNANSWERABLE, Completion, Messages, open_sampler
 
 Reply = tuple[int, dict[str, str], bytes]
+TOO_LONG: Reply = (400, {}, b'{"error": {"message": "maximum context length is 256 tokens"}}')
 SETTINGS = Sampling(temperature=0.7, top_p=0.9, max_tokens=16)
 
 
@@ -43,7 +44,7 @@ def serving(
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self._send(200, {}, b'{"data": [{"id": "the-solver"}]}')
+            self._send(200, {}, b'{"data": [{"id": "the-solver", "max_model_len": 256}]}')
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -104,6 +105,21 @@ def test_all_settings_are_sent_so_that_the_server_adds_none_of_its_own() -> None
         "min_p": 0.0,
         "repetition_penalty": 1.0,
     }
+
+
+def test_no_more_tokens_are_asked_for_than_the_servers_context_holds() -> None:
+    with serving(echo) as (url, requests):
+        sampler(url).sample([ask("1")], 1, Sampling(max_tokens=4096), seed=0)
+    assert "max_tokens" not in requests[0]
+
+
+def test_a_prompt_that_leaves_less_room_than_asked_for_is_answered_in_what_is_left() -> None:
+    def strict(body: dict[str, Any]) -> Reply:
+        return TOO_LONG if "max_tokens" in body else echo(body)
+
+    with serving(strict) as (url, requests):
+        ((found,),) = sampler(url).sample([ask("1")], 1, SETTINGS, seed=0)
+    assert (found.text, len(requests)) == ("1!", 2)
 
 
 def test_greedy_is_a_temperature_of_zero() -> None:
@@ -167,8 +183,7 @@ def test_a_refused_request_is_bad_configuration_at_once(code: int) -> None:
 def test_a_prompt_beyond_the_servers_context_is_left_unanswered() -> None:
     def refuse(body: dict[str, Any]) -> Reply:
         too_long = len(body["messages"][-1]["content"]) > 100
-        message = b'{"error": {"message": "maximum context length is 256 tokens"}}'
-        return (400, {}, message) if too_long else echo(body)
+        return TOO_LONG if too_long else echo(body)
 
     with serving(refuse) as (url, _):
         long, short = sampler(url).sample([ask("9" * 500), ask("1")], 2, SETTINGS, seed=0)

@@ -25,15 +25,15 @@ FAKE = (sys.executable, str(Path(__file__).with_name("fake_stage.py")))
 RUNNER = """
 import sys
 from pathlib import Path
+from rich.console import Console
 from rzero_operator.folder import RunFolder
 from rzero_operator.local import LocalRunner
 from rzero_operator.manifests import load
-sys.path.insert(0, {here!r})
-from test_local import FAKE, Recorder
+from rzero_operator.terminal import PlainDisplay
 declared = load(Path("run.yaml"))
 folder = RunFolder(declared).open()
-runner = LocalRunner(declared, folder, Recorder(), FAKE)
-print(runner.run().phase, flush=True)
+display = PlainDisplay(Console(stderr=True), quiet=True)
+print(LocalRunner(declared, folder, display, sys.argv[1:]).run().phase, flush=True)
 """
 
 
@@ -105,7 +105,7 @@ def starts(place: Path) -> list[tuple[str, int, str]]:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while not true():
         assert time.monotonic() < limit, "it does not happen"
         time.sleep(0.02)
@@ -113,9 +113,11 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def start_runner(place: Path, manifest: CoEvolutionRun) -> subprocess.Popen[str]:
     (place / "run.yaml").write_text(manifest.to_json())
-    code = RUNNER.format(here=str(Path(__file__).parent))
     return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", RUNNER, *FAKE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -234,7 +236,7 @@ def test_an_interrupted_run_stops_after_a_checkpoint_and_goes_on(place: Path) ->
     wait_until(lambda: len(pids(place)) == 1)
     time.sleep(0.3)
     runner.send_signal(signal.SIGINT)
-    assert runner.communicate(timeout=20)[0] == "Suspended\n"
+    assert runner.communicate(timeout=60)[0] == "Suspended\n"
     entry = RunFolder(make_manifest()).read_status().find(1, Stage.TRAIN_CHALLENGER)
     assert entry is not None and entry.state is StageState.WAITING
     status, _ = carry_out(make_manifest())
