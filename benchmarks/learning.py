@@ -1,15 +1,18 @@
 """Does it learn? Runs a manifest on several seeds; compares each Solver with the base model.
 
-Each seed is a run of its own (`<name>-s<seed>`) and continues where it stopped, so that a table can
-be printed again at no cost. Held-out questions are the same for every checkpoint: differences are
-paired by question, their 95 % intervals are bootstrap percentiles over questions.
+Each seed is a run of its own (`<name>-s<seed>`), as many at a time as there are cores, and goes on
+where it stopped, so that a table can be printed again at no cost. Held-out questions are the same
+for every checkpoint: differences are paired by question, their 95 % intervals are bootstrap
+percentiles over questions.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +41,15 @@ def seeded(manifest: dict[str, Any], seed: int, iterations: int | None) -> dict[
 
 def finish(run: dict[str, Any]) -> RunStatus:
     """Run the manifest to its end (at once if it is there) and read its status."""
+    rzero = [sys.executable, "-m", "rzero_operator.cli"]
+    # Each run has one core: small models gain little from a second, another seed gains all of it.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump(run, file)
         file.flush()
-        subprocess.run(
-            [sys.executable, "-m", "rzero_operator.cli", "run", file.name], check=True, stdout=2
-        )
+        subprocess.run([*rzero, "run", file.name], check=True, stdout=sys.stderr, env=environment)
         output = subprocess.run(
-            [sys.executable, "-m", "rzero_operator.cli", "status", "--json", file.name],
-            check=True,
-            capture_output=True,
+            [*rzero, "status", "--json", file.name], check=True, stdout=subprocess.PIPE
         )
     return RunStatus.model_validate_json(output.stdout)
 
@@ -133,10 +135,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     manifest = yaml.safe_load(args.manifest.read_text())
-    results = []
-    for seed in args.seeds:
-        run = seeded(manifest, seed, args.iterations)
-        results.append(measure(run, finish(run)))
+    runs = [seeded(manifest, seed, args.iterations) for seed in args.seeds]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as cores:
+        statuses = list(cores.map(finish, runs))
+    results = [measure(run, status) for run, status in zip(runs, statuses, strict=True)]
     if args.json:
         print(json.dumps({"benchmark": "learning", "seeds": results}))
     else:

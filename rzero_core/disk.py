@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 from uuid import uuid4
 
 from rzero_core.manifest import (
@@ -23,7 +24,9 @@ UNFINISHED = f"{OWN}tmp-"
 
 def path_of(uri: str) -> Path:
     """The path that a `file://` URI or a plain path names, seen from the working directory."""
-    return Path(uri.removeprefix("file://")).expanduser().absolute()
+    if uri.startswith("file://"):
+        return Path(unquote(uri.removeprefix("file://"))).absolute()
+    return Path(uri).expanduser().absolute()
 
 
 class Disk:

@@ -22,7 +22,6 @@ MANIFEST = "manifest.json"
 OWN = ".rzero-"
 """Start of the store's own names: unfinished files, and files of a second attempt."""
 
-CHUNK = 1 << 20
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 PASSING = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY}

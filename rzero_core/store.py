@@ -18,12 +18,10 @@ from pydantic import ValidationError
 from rzero_core.disk import Disk
 from rzero_core.manifest import FileEntry, InputRef, Manifest, disk_errors, entries_of
 from rzero_core.run import Storage
-from rzero_core.task import BadConfiguration, BadData, BadTask, StageError
+from rzero_core.task import CACHE_VARIABLE, BadConfiguration, BadData, BadTask, StageError
 from rzero_core.wire import explain
 
 __all__ = ["ArtifactStore", "FileEntry", "InputRef", "Manifest"]
-
-CACHE_VARIABLE = "RZERO_CACHE"
 
 
 class Backend(Protocol):

@@ -27,6 +27,7 @@ TASK_VARIABLE = "RZERO_TASK"
 RESULT_VARIABLE = "RZERO_RESULT_PATH"
 DEFAULT_RESULT_PATH = "/dev/termination-log"
 SHARD_VARIABLE = "JOB_COMPLETION_INDEX"
+CACHE_VARIABLE = "RZERO_CACHE"
 MAX_RESULT_BYTES = 4096
 
 
@@ -198,7 +199,7 @@ def derive_seed(*parts: int | str) -> int:
 
 
 class StageError(Exception):
-    """What no retry can mend. `__main__` of the stages turns it into its exit code."""
+    """A failure of which one line says all; its exit code says whether to try again."""
 
     exit_code = 1
 

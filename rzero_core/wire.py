@@ -28,9 +28,12 @@ class Wire(BaseModel):
 
     @classmethod
     def parse(cls, data: Any) -> Self:
-        """Validate plain data (from YAML or JSON). Raises `pydantic.ValidationError`."""
+        """Validate plain data (from YAML or JSON). Raises `pydantic.ValidationError`.
+
+        Fields go by their camelCase names alone, as in the schema that a cluster checks.
+        """
         # Strict JSON mode: enums come as strings and times as ISO 8601, all else keeps its type.
-        return cls.model_validate_json(to_json(data))
+        return cls.model_validate_json(to_json(data), by_alias=True, by_name=False)
 
     def to_json(self, *, indent: int | None = None) -> str:
         """JSON with camelCase names, without absent values."""

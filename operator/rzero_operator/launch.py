@@ -2,16 +2,17 @@
 
 import os
 import signal
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from pydantic import ValidationError
 
 from rzero_core.run import Stage
 from rzero_core.task import (
+    CACHE_VARIABLE,
     NEVER_RETRIED,
     RESULT_VARIABLE,
     SHARD_VARIABLE,
@@ -23,20 +24,20 @@ from rzero_operator.folder import RunFolder
 from rzero_operator.process import (
     Process,
     Progress,
+    StageProcess,
     exit_code,
     explain_end,
     parse_progress,
-    popen_stage,
     rendezvous,
     visible_gpus,
 )
 
-STAGE_COMMAND = (sys.executable, "-P", "-m", "rzero_stages")
-"""How a stage starts; not from the working directory, whose files would shadow libraries."""
-CACHE_VARIABLE = "RZERO_CACHE"
 KILL_GRACE = 30.0
 """Seconds between SIGTERM and SIGKILL for an attempt that passed its deadline."""
 _TRAINING = (Stage.TRAIN_CHALLENGER, Stage.TRAIN_SOLVER)
+
+Launcher = Callable[[dict[str, str], IO[bytes]], StageProcess]
+"""Starts a stage with an environment and a log."""
 
 
 @dataclass
@@ -45,7 +46,7 @@ class LiveAttempt:
 
     start: StartAttempt
     folder: RunFolder
-    command: Sequence[str] = STAGE_COMMAND
+    launcher: Launcher
     progress: dict[int, Progress] = field(default_factory=dict)
     stopping: bool = False
     _running: list[Process] = field(default_factory=list)
@@ -188,7 +189,7 @@ class LiveAttempt:
         if meeting:
             environment |= meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         log = log_path.open("ab")
-        popen = popen_stage(self.command, environment, log, self.folder.stages_lock)
+        popen = self.launcher(environment, log)
         return Process(shard, rank, popen, log, log_path, result_path, devices)
 
     def _read(self, process: Process) -> None:

@@ -5,12 +5,13 @@ folder, so the runner may be killed at any moment and started again.
 """
 
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import FrameType
-from typing import Protocol
+from typing import IO, Protocol
 
 from rzero_core.run import CoEvolutionRun, RunSpec
 from rzero_core.status import Phase, RunStatus, StageState
@@ -25,11 +26,14 @@ from rzero_operator.decision import (
     StopAttempt,
 )
 from rzero_operator.folder import RunFolder, local_path
-from rzero_operator.launch import STAGE_COMMAND, LiveAttempt, read_results
+from rzero_operator.launch import LiveAttempt, read_results
+from rzero_operator.nursery import Nursery
 from rzero_operator.plan import decide, reopen
-from rzero_operator.process import Progress
+from rzero_operator.process import Progress, StageProcess, popen_stage, visible_gpus
 from rzero_operator.tasks import Step, shards_of
 
+STAGE_COMMAND = (sys.executable, "-P", "-m", "rzero_stages")
+"""How a stage starts; not from the working directory, whose files would shadow libraries."""
 TICK = 0.1
 """Seconds between two looks at the processes."""
 
@@ -55,12 +59,16 @@ class LocalRunner:
         manifest: CoEvolutionRun,
         folder: RunFolder,
         display: Display,
-        command: Sequence[str] = STAGE_COMMAND,
+        command: Sequence[str] | None = None,
     ) -> None:
+        """`command` starts a stage; absent, a nursery does where it can, else `STAGE_COMMAND`."""
         self.spec = manifest.spec
         self.folder = folder
         self.display = display
-        self.command = command
+        self._command = command or STAGE_COMMAND
+        # The kernel's descriptors of processes are Linux's; a GPU's driver does not survive a fork.
+        self._by_fork = command is None and sys.platform == "linux" and not visible_gpus()
+        self._nursery: Nursery | None = None
         self.identity = RunIdentity(folder.run)
         self.status = folder.read_status()
         self.interrupts: list[int] = []
@@ -81,6 +89,8 @@ class LocalRunner:
             finally:
                 for live in self._live:
                     live.kill()
+                if self._nursery is not None:
+                    self._nursery.close()
         return self.status
 
     def failure_code(self) -> int:
@@ -101,7 +111,7 @@ class LocalRunner:
         for action in decision.actions:
             match action:
                 case StartAttempt():
-                    self._live.append(LiveAttempt(action, self.folder, self.command))
+                    self._live.append(LiveAttempt(action, self.folder, self._launch))
                 case StopAttempt():
                     for live in self._live:
                         if (live.start.step, live.start.task.attempt) == (
@@ -110,6 +120,17 @@ class LocalRunner:
                         ):
                             live.stop()
         return self.status.phase in TERMINAL | {Phase.SUSPENDED} and not self._live
+
+    def _launch(self, environment: dict[str, str], log: IO[bytes]) -> StageProcess:
+        if self._by_fork:
+            if self._nursery is None:
+                self._nursery = Nursery(self.folder.path, self.folder.stages_lock)
+            born = self._nursery.start(environment, log)
+            if born is not None:
+                return born
+            # What ails it shows in the stage's own log.
+            self._by_fork = False
+        return popen_stage(self._command, environment, log, self.folder.stages_lock)
 
     def _observe(self) -> Iterator[Attempt]:
         for live in list(self._live):

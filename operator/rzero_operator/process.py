@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -28,13 +28,28 @@ class Progress:
     metrics: dict[str, float]
 
 
+class StageProcess(Protocol):
+    """What the runner uses of `subprocess.Popen`, and what a nursery's child has too."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdout(self) -> IO[bytes] | None:
+        """Its standard output, read without waiting."""
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+
+
 @dataclass
 class Process:
     """One shard, or one rank of a training stage."""
 
     shard: int | None
     rank: int
-    popen: subprocess.Popen[bytes]
+    popen: StageProcess
     log: IO[bytes]
     log_path: Path
     result_path: Path
@@ -88,14 +103,14 @@ def popen_stage(
         # A group of its own: Ctrl-C reaches the runner alone, which then asks the stage to stop.
         process_group=0,
         pass_fds=(lock,) if lock is not None else (),
-        preexec_fn=_die_with(os.getpid()),
+        preexec_fn=die_with(os.getpid()),
     )
     if popen.stdout is not None:
         os.set_blocking(popen.stdout.fileno(), False)
     return popen
 
 
-def _die_with(runner: int) -> Callable[[], None] | None:
+def die_with(runner: int) -> Callable[[], None] | None:
     """What a child does before it becomes the stage: asks the kernel to end it with the runner.
 
     The runner has no threads, so that this is safe between fork and exec.
@@ -139,13 +154,15 @@ def parse_progress(line: bytes) -> Progress | None:
 
 
 def exit_code(process: Process) -> int:
-    code: int = process.popen.returncode
+    code = process.popen.returncode
+    assert code is not None
     return code if code >= 0 else 128 - code
 
 
 def explain_end(process: Process) -> str:
     """The stage's own line of error, or how it ended; then where to read on."""
     code = process.popen.returncode
+    assert code is not None
     try:
         message = " ".join(process.result_path.read_text(errors="replace").split())
     except FileNotFoundError:

@@ -106,9 +106,6 @@ def _unwrap(text: str) -> str:
             return text
 
 
-_OPENING = {"(": ")", "[": "]", "{": "}"}
-
-
 def _closes_at(text: str, start: int) -> int:
     """Where the bracket opened at `start` closes, -1 if nowhere. Kinds may mix, as in [0, 1)."""
     depth = 0

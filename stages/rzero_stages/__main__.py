@@ -1,7 +1,7 @@
 """Runs one stage: its task comes from `RZERO_TASK`, its result goes to `RZERO_RESULT_PATH`.
 
 A stage that fails leaves one line there instead. This is the only place that catches the errors of
-stages, and the only one that knows exit codes.
+stages and turns them into exit codes.
 """
 
 import logging

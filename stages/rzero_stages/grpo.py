@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from rzero_core.store import ArtifactStore, InputRef
 from rzero_core.task import BadConfiguration, StageResult, TryAgain, derive_seed
 from rzero_stages import checkpoints, sampling
 from rzero_stages.decoding import decode
+from rzero_stages.published import scratch
 from rzero_stages.steps import ROWS, Batch, Diary, Reward, Steps, TrainingTask, ranks, role
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def train(
 
     Goes on from the newest whole step checkpoint, if there is one. `inputs` are the URIs of the
     artifacts that the work is made from. Raises `TryAgain` after SIGTERM, when the step under way
-    is done and published, and `StageError` when the loss is no number.
+    is done and published, and `BadConfiguration` when the loss is no number.
     """
     world = ranks()
     diary = Diary(task, Batch.cut(task.training, world.num_processes), lessons.reward)
@@ -71,13 +71,13 @@ def train(
         InputRef(uri=uri, digest=found.digest) for uri in inputs if (found := store.manifest(uri))
     ]
     with (
-        TemporaryDirectory(prefix="grpo-", dir=os.environ.get("RZERO_CACHE")) as work,
+        scratch() as work,
         checkpoints.StopRequest() as stop,
         checkpoints.Publisher(store, task.prefix) as publisher,
     ):
         with world.local_main_process_first():
             model, tokenizer = _start_model(task, store, start)
-        trainer = _trainer(diary, model, tokenizer, lessons, Path(work) / "steps")
+        trainer = _trainer(diary, model, tokenizer, lessons, work / "steps")
         trainer.add_callback(Steps(diary, publisher, stop))
         trainer.train(resume_from_checkpoint=_newest(store, diary))
         publisher.wait()
@@ -85,7 +85,7 @@ def train(
             raise TryAgain(
                 f"stopped on request after step {len(diary.rows)}; start it again to go on"
             )
-        final = Path(work) / "final"
+        final = work / "final"
         _save_model(trainer, tokenizer, final, store.model(start))
         if world.is_main_process:
             write_jsonl(final / ROWS, diary.rows)

@@ -39,12 +39,12 @@ def first_votes(labels: Labels) -> int:
     for cast in range(1, total):
         unanimous = Vote(label="", agreement=1.0, counts={"": cast}, abstained=0)
         silent = Vote(label=None, agreement=0.0, counts={}, abstained=cast)
-        if is_decided(unanimous, cast, labels) or is_decided(silent, cast, labels):
+        if is_decided(unanimous, labels) or is_decided(silent, labels):
             return cast
     return total
 
 
-def is_decided(vote: Vote, cast: int, labels: Labels) -> bool:
+def is_decided(vote: Vote, labels: Labels) -> bool:
     """Whether no remaining vote can bring the question into the band.
 
     The largest class only grows. It may grow by more than the remaining votes, because one answer
@@ -81,7 +81,7 @@ def _label(
         first = first_votes(task.labels)
         _cast(task, shard, sampler, ballots, first, "first", figures)
         rest = task.labels.votes - first
-        undecided = [b for b in ballots if b.vote and not is_decided(b.vote, first, task.labels)]
+        undecided = [b for b in ballots if b.vote and not is_decided(b.vote, task.labels)]
         if counter is not None:
             counter.advance(rest * (len(ballots) - len(undecided)))
         if rest and undecided:

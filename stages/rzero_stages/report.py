@@ -113,7 +113,7 @@ def _summary(run: CoEvolutionRun, status: RunStatus, iterations: list[Iteration]
     for entry in judged[:1] + judged[1:][-1:]:
         found = entry.label_accuracy
         assert found is not None and found.share is not None
-        judgement = f"{percent(found.share.estimate)} in iteration {entry.number}"
+        judgement = f"{percent(found.share.estimate)} in iteration\u00a0{entry.number}"
         if found.computed < found.labels:
             judgement += f" (computed for {found.computed:,} of {found.labels:,} labels)"
         right.append(judgement)

@@ -166,8 +166,8 @@ class _Reader:
             case Stage.BUILD_CURRICULUM:
                 # A curriculum that is too short is followed by a round that replaces it.
                 if float(stage.metrics.get("short", 0)) < 1:
-                    at = self._prefix(stage)
-                    kept = self._rows(stage, at, "curriculum.jsonl", LabeledQuestion)
+                    prefix = self._prefix(stage)
+                    kept = self._rows(stage, prefix, "curriculum.jsonl", LabeledQuestion)
                     self.result.curriculum = kept
             case Stage.EVALUATE:
                 scored = self._rows(stage, self._prefix(stage), "scores.jsonl", ScoredQuestion)
@@ -216,7 +216,8 @@ class _Reader:
     def _judge_labels(self) -> None:
         """Compares the labels of the curriculum with the answers that can be computed."""
         truths = {}
-        for question in [*self.result.votes, *self.result.curriculum]:
+        asked: list[VotedQuestion | LabeledQuestion] = [*self.result.votes, *self.result.curriculum]
+        for question in asked:
             value = arithmetic.solve(question.text)
             if value is not None:
                 truths[question.id] = str(value)

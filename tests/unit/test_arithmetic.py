@@ -76,9 +76,10 @@ def test_anything_else_has_none(question: str) -> None:
     ],
 )
 def test_hostile_questions_have_none_at_once(question: str) -> None:
-    start = time.perf_counter()
+    # Processor time: a busy machine takes longer, for the same work.
+    start = time.process_time()
     assert arithmetic.solve(question) is None
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
 
 
 def test_thirty_two_nested_parentheses_are_read() -> None:

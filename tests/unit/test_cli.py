@@ -101,7 +101,7 @@ def test_ctrl_c_says_how_to_continue(place: Path) -> None:
         [sys.executable, "-c", code, "run", "run.yaml"],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 130

@@ -108,7 +108,7 @@ def test_a_decided_question_is_never_one_that_the_remaining_votes_would_keep(
 ) -> None:
     labels = Labels(votes=10, min_agreement=low, max_agreement=high)
     early, whole = answers.vote_all([cast[:first], cast])
-    if is_decided(early, first, labels):
+    if is_decided(early, labels):
         assert not low <= whole.agreement <= high
         assert not low <= early.agreement <= high
 
@@ -171,4 +171,4 @@ def test_label_and_curriculum_agree_on_the_edges_of_the_band() -> None:
             id="x", text="x", answers=[], label=vote.label, agreement=vote.agreement
         )
         outside = build_curriculum.outcome(row, BAND) is not None
-        assert is_decided(vote, 10, BAND) is outside
+        assert is_decided(vote, BAND) is outside

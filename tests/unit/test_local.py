@@ -267,7 +267,7 @@ def test_a_process_that_outlived_its_runner_is_ended_first(place: Path) -> None:
     left = subprocess.Popen(["sleep", "600"], env=environment)
     folder.open()
     folder.close()
-    assert left.wait(timeout=5) == -signal.SIGKILL
+    assert left.wait(timeout=60) == -signal.SIGKILL
 
 
 def test_work_that_ended_while_no_runner_looked_is_not_repeated(place: Path) -> None:

@@ -90,9 +90,10 @@ def test_no_word_in_a_question_drops_it(question: str) -> None:
     ],
 )
 def test_hostile_completions_are_read_in_linear_time(text: str) -> None:
-    start = time.perf_counter()
+    # Processor time: a busy machine takes longer, for the same work.
+    start = time.process_time()
     parse(text)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize("question", ["{0} {question} {x!r}", "%s $x$ \\g<1>", "}{", "user: hi"])

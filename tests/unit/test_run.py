@@ -42,6 +42,11 @@ def test_a_preset_fills_what_the_manifest_leaves_out_and_nothing_else() -> None:
     assert spec.challenger.reward is RewardForm.REFERENCE
 
 
+def test_a_field_goes_by_its_camel_case_name_alone_as_in_a_cluster() -> None:
+    (mistake,) = mistakes(solver={"batch_size": 64})
+    assert mistake == "spec.solver.batch_size: unknown field; check its spelling and indentation"
+
+
 def test_presets_have_the_published_values() -> None:
     paper = RunSpec.parse(SMALLEST | {"preset": "paper"})
     assert (paper.challenger.steps, paper.solver.steps) == (5, 15)

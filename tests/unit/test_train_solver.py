@@ -26,7 +26,6 @@ from rzero_core.task import (
     BadConfiguration,
     BadData,
     RunRef,
-    StageError,
     StageResult,
     TrainSolverTask,
     TryAgain,
@@ -188,7 +187,7 @@ def test_too_small_a_curriculum_is_an_error_that_says_what_to_change(tmp_path: P
 
 def test_a_loss_that_is_no_number_stops_the_stage(tmp_path: Path) -> None:
     task = prepare(tmp_path, TRAINING.model_copy(update={"kl_coefficient": 1e300}))
-    with pytest.raises(StageError, match=r"the loss is .* lower solver\.learningRate"):
+    with pytest.raises(BadConfiguration, match=r"the loss is .* lower solver\.learningRate"):
         run(task)
     assert ArtifactStore(task.storage).manifest(task.prefix) is None
 
