@@ -174,6 +174,8 @@ def disk_errors(where: str | Path) -> Iterator[None]:
     """Turn `OSError` into the error of a stage that names the place and the remedy."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # Whoever read our output went away: no matter of the disk.
     except OSError as error:
         raise _named(error, str(where)) from error
 

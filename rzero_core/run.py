@@ -133,7 +133,7 @@ class Sampling(Wire):
 class Storage(Wire):
     """Where artifacts lie."""
 
-    uri: str = Field(max_length=1024)
+    uri: str = Field(min_length=1, max_length=1024)
     """Root of all artifacts: `s3://bucket/prefix`, `file:///path`, or a plain path."""
     endpoint: str | None = Field(None, max_length=1024, pattern=r"^https?://")
     """URL of an S3-compatible server; absent for AWS."""
@@ -318,7 +318,7 @@ class Dataset(Wire):
 
     name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
     """Name in results and metrics."""
-    uri: str = Field(max_length=1024)
+    uri: str = Field(min_length=1, max_length=1024)
     """A path, `file://` or `s3://` URI of a JSONL file."""
 
 

@@ -13,6 +13,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from rzero_core.manifest import disk_errors
 from rzero_core.run import RunSpec
 from rzero_core.status import Phase
 from rzero_core.task import BadConfiguration, StageError
@@ -54,6 +55,8 @@ def _one_line_errors(command: Callable[_P, None]) -> Callable[_P, None]:
         except StageError as error:
             typer.echo(str(error), err=True)
             raise typer.Exit(error.exit_code) from error
+        except BrokenPipeError:
+            raise  # `| head` has seen enough: the library ends the command without a word.
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             typer.echo(f"{place}{error.strerror or error}", err=True)
@@ -77,9 +80,9 @@ def run(
     if declared.spec.suspend:
         typer.echo(f"run {declared.metadata.name} is suspended; set spec.suspend to false")
         return
-    folder.open()
     try:
-        with _display(declared.spec, quiet=quiet) as display:
+        folder.open()
+        with disk_errors(folder.path), _display(declared.spec, quiet=quiet) as display:
             runner = LocalRunner(declared, folder, display)
             before = runner.status
             after = runner.run()

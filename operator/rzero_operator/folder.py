@@ -12,6 +12,7 @@ For `file://` storage it is the run's own folder beside its artifacts, for `s3:/
 
 import fcntl
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -21,6 +22,7 @@ from uuid import NAMESPACE_URL, uuid5
 from pydantic import ValidationError
 
 from rzero_core.disk import path_of
+from rzero_core.manifest import disk_errors
 from rzero_core.run import CoEvolutionRun
 from rzero_core.status import RunStatus
 from rzero_core.task import RESULT_VARIABLE, BadConfiguration, RunRef, run_prefix
@@ -60,7 +62,7 @@ class RunFolder:
     def read_status(self) -> RunStatus:
         """The recorded status; a fresh one before the first start."""
         try:
-            return RunStatus.model_validate_json(self.status_path.read_text())
+            return RunStatus.model_validate_json(self.status_path.read_bytes())
         except FileNotFoundError:
             return RunStatus()
         except ValidationError as error:
@@ -71,7 +73,8 @@ class RunFolder:
 
     def write_status(self, status: RunStatus) -> None:
         """Replace the recorded status as a whole, on disk when this returns."""
-        _replace(self.status_path, status.to_json(indent=2))
+        with disk_errors(self.status_path):
+            _replace(self.status_path, status.to_json(indent=2))
 
     def open(self) -> Self:
         """Take the run for this process: alone, with no stage of an earlier runner left alive.
@@ -79,8 +82,9 @@ class RunFolder:
         Raises `BadConfiguration` when another runner holds it or when the manifest contradicts
         what the run was started with.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._runner_lock = os.open(self.path / "runner.lock", os.O_RDWR | os.O_CREAT, 0o644)
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._runner_lock = os.open(self.path / "runner.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(self._runner_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -107,9 +111,16 @@ class RunFolder:
     def _check_identity(self) -> None:
         path = self.path / "run.json"
         if not path.exists():
-            _replace(path, self.identity.to_json(indent=2))
+            with disk_errors(path):
+                _replace(path, self.identity.to_json(indent=2))
             return
-        recorded = Identity.model_validate_json(path.read_text())
+        try:
+            recorded = Identity.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise BadConfiguration(
+                f"{path}: does not say what the run was started with; move it away if the manifest "
+                "is the one that the run was started with"
+            ) from error
         for name, label in (("model", "model"), ("seed", "seed"), ("storage", "storage.uri")):
             was, now = getattr(recorded, name), getattr(self.identity, name)
             if was != now:
@@ -131,6 +142,9 @@ class RunFolder:
                 continue  # Ended meanwhile, or another user's.
         # Where processes cannot be listed, this waits for the last stage to end by itself.
         fcntl.flock(self.stages_lock, fcntl.LOCK_EX)
+        # What a killed stage had not finished; a checkpoint's worth each.
+        for unfinished in (self.path / "cache").glob("stage-*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def local_path(uri: str) -> Path | None:

@@ -10,12 +10,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import IO, Protocol
 
+from rzero_core.manifest import disk_errors
+from rzero_core.records import HeldOutQuestion, read_jsonl
 from rzero_core.run import CoEvolutionRun, RunSpec
-from rzero_core.status import Phase, RunStatus, StageState
-from rzero_core.task import NEVER_RETRIED, BadConfiguration, parse_task
+from rzero_core.status import Phase, RunStatus, StageState, StageStatus
+from rzero_core.store import ArtifactStore
+from rzero_core.task import NEVER_RETRIED, BadConfiguration, BadData, parse_task, shard_prefix
 from rzero_operator.conditions import TERMINAL
 from rzero_operator.decision import (
     Attempt,
@@ -34,6 +38,7 @@ from rzero_operator.tasks import Step, shards_of
 
 STAGE_COMMAND = (sys.executable, "-P", "-m", "rzero_stages")
 """How a stage starts; not from the working directory, whose files would shadow libraries."""
+_DATASET_LINE = 'write one JSON object {"question": ..., "answer": ...} a line'
 TICK = 0.1
 """Seconds between two looks at the processes."""
 
@@ -70,18 +75,20 @@ class LocalRunner:
         self._by_fork = command is None and sys.platform == "linux" and not visible_gpus()
         self._nursery: Nursery | None = None
         self.identity = RunIdentity(folder.run)
+        self._store = ArtifactStore(manifest.spec.storage)
         self.status = folder.read_status()
         self.interrupts: list[int] = []
         """Signals that asked the runner to stop."""
         self._live: list[LiveAttempt] = []
-        self._finished = list(finished_attempts(folder, self.status))
+        self._finished: list[Attempt] = []
 
     def run(self) -> RunStatus:
         """Carry out the run until it ends or is suspended; needs an open folder."""
         check_iterations(self.spec, self.status)
         if self.status.phase is Phase.FAILED:
             self.display.say("the run had failed; its last stage is tried again")
-            self.status = reopen(self.status)
+            self.status = without_lost(reopen(self.status), self._store)
+        self._finished = list(finished_attempts(self.folder, self.status, self._store))
         with self._signals():
             try:
                 while not self._step():
@@ -164,21 +171,59 @@ class LocalRunner:
                 signal.signal(number, handler)
 
 
-def finished_attempts(folder: RunFolder, status: RunStatus) -> Iterator[Attempt]:
+def finished_attempts(
+    folder: RunFolder, status: RunStatus, store: ArtifactStore
+) -> Iterator[Attempt]:
     """Attempts that ended while no runner looked: their results lie in the run's folder."""
     for path in sorted((folder.path / "attempts").glob("*/task.json")):
-        task = parse_task(path.read_text())
+        try:
+            task = parse_task(path.read_text())
+        except ValueError:
+            continue  # Killed, or out of space, while it was written.
         step = Step(task.iteration, task.stage, task.round)
         entry = status.find(*step)
         if entry is not None and entry.state is StageState.DONE:
             continue
         shards, results = shards_of(task), read_results(path.parent)
-        if len(results) == (shards or 1):
+        places = [uri for result in results for uri in result.outputs.values()]
+        if len(results) == (shards or 1) and all(map(store.manifest, places)):
             yield Attempt(step, task.attempt, AttemptState.SUCCEEDED, shards, results)
 
 
+def without_lost(status: RunStatus, store: ArtifactStore) -> RunStatus:
+    """The status with stages to be done again whose artifacts somebody deleted.
+
+    Only of the current iteration and the one before: a stage reads nothing older.
+    """
+
+    def is_lost(entry: StageStatus) -> bool:
+        places = list(entry.outputs.values())
+        if shards := int(entry.metrics.get("shards", "0")):
+            places = [shard_prefix(uri, shard) for uri in places for shard in range(shards)]
+        return entry.state is StageState.DONE and not all(map(store.manifest, places))
+
+    waiting = {"state": StageState.WAITING, "finished_at": None}
+    groups = [
+        group
+        if group.iteration < status.iteration - 1
+        else group.model_copy(
+            update={
+                "stages": [
+                    entry.model_copy(update=waiting) if is_lost(entry) else entry
+                    for entry in group.stages
+                ]
+            }
+        )
+        for group in status.iterations
+    ]
+    return status.model_copy(update={"iterations": groups})
+
+
 def check_inputs(spec: RunSpec) -> None:
-    """Find what is missing before anything starts. Raises `BadConfiguration` with the remedy."""
+    """Find what is missing or malformed before anything starts.
+
+    Raises `BadConfiguration` or `BadData`, with the field and the remedy.
+    """
     model = local_path(spec.model)
     if model is not None and not (model / "config.json").is_file():
         why = "has no config.json" if model.exists() else "does not exist"
@@ -193,6 +238,19 @@ def check_inputs(spec: RunSpec) -> None:
                 f"spec.evaluation.datasets.{index}.uri: {path.absolute()} does not exist; name a "
                 "JSONL file, or remove the dataset"
             )
+        if path is not None:
+            _check_dataset(path, f"spec.evaluation.datasets.{index}.uri")
+
+
+def _check_dataset(path: Path, field: str) -> None:
+    """Its evaluation would fail hours later, and a failed evaluation does not stop a run."""
+    try:
+        with disk_errors(path):
+            rows = sum(1 for _ in read_jsonl(path, HeldOutQuestion))
+    except BadData as error:
+        raise BadData(f"{field}: {error}; {_DATASET_LINE}") from error
+    if not rows:
+        raise BadData(f"{field}: {path} has no questions; {_DATASET_LINE}")
 
 
 def check_iterations(spec: RunSpec, status: RunStatus) -> None:

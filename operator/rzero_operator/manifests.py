@@ -26,6 +26,11 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a list or a map stands where the name of a field should",
+                    problem_mark=key.start_mark,
+                )
             if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"{key.value} stands here for the second time; keep one of the two",
@@ -62,6 +67,11 @@ def load(path: Path) -> CoEvolutionRun:
         return CoEvolutionRun.parse(data)
     except ValidationError as error:
         raise ManifestError([f"{path}: {line}" for line in explain(error)]) from error
+    except ValueError as error:
+        # A map that holds itself, or bytes that are no text.
+        raise ManifestError(
+            [f"{path}: not plain text, numbers, lists and maps ({_one_line(error)})"]
+        ) from error
 
 
 def without_effect_locally(spec: RunSpec) -> list[str]:
@@ -96,10 +106,19 @@ def _document(path: Path) -> Any:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ManifestError([f"{path}: {line}{error.problem}"]) from error
     except yaml.YAMLError as error:
-        raise ManifestError([f"{path}: {' '.join(str(error).split())}"]) from error
+        raise ManifestError([f"{path}: {_one_line(error)}"]) from error
+    except ValueError as error:
+        # The 31st of February, a number with thousands of digits.
+        raise ManifestError([f"{path}: a value cannot be read ({_one_line(error)})"]) from error
+    except RecursionError as error:
+        raise ManifestError([f"{path}: lists or maps are nested too deeply"]) from error
     documents = [document for document in documents if document is not None]
     if not documents:
         raise ManifestError([f"{path}: the file is empty"])
     if len(documents) > 1:
         raise ManifestError([f"{path}: {len(documents)} documents; put each run in its own file"])
     return documents[0]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -118,12 +118,12 @@ def _too_few(task: BuildCurriculumTask, kept: int, drops: Counter[Drop]) -> str:
     if not total:
         return (
             "the curriculum is empty: the Challenger wrote no valid question (see the counts of "
-            "generateQuestions); train it longer (challenger.steps), raise "
-            "questions.sampling.maxTokens, or change prompts.challenger"
+            "generateQuestions); raise questions.topUps and questions.sampling.maxTokens, or start "
+            "a run of another name with more challenger.steps or other prompts.challenger"
         )
     counts = ", ".join(f"{drops[reason]} {reason}" for reason in Drop if drops[reason])
     return (
         f"the curriculum has {kept} questions, fewer than one Solver batch of {task.minimum}: of "
-        f"{total} questions were dropped {counts}; raise questions.count or questions.topUps, or "
-        "widen labels.minAgreement to labels.maxAgreement"
+        f"{total} questions were dropped {counts}; raise questions.topUps, widen "
+        "labels.minAgreement to labels.maxAgreement, or lower solver.batchSize"
     )

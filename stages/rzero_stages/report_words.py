@@ -33,7 +33,7 @@ class Row:
     kept: str
     agreement: str
     accuracy: str
-    accuracy_note: str
+    accuracy_notes: list[str]
     uncertainty: str
     reward: str
     scores: dict[str, Score]
@@ -45,7 +45,7 @@ def row(entry: Iteration) -> Row:
     counts = outcome_counts(entry)
     drawn = sum(counts.values())
     agreements = entry.agreements()
-    accuracy, note = _accuracy(entry.label_accuracy)
+    accuracy, notes = _accuracy(entry.label_accuracy)
     return Row(
         name=str(entry.number) if entry.number else "base",
         generated=f"{drawn:,}" if counts else NOTHING,
@@ -54,7 +54,7 @@ def row(entry: Iteration) -> Row:
         kept=f"{counts['kept']:,}" if counts else NOTHING,
         agreement=percent(fmean(agreements)) if agreements else NOTHING,
         accuracy=accuracy,
-        accuracy_note=note,
+        accuracy_notes=notes,
         uncertainty=_rise(entry.ends(Stage.TRAIN_CHALLENGER, "uncertainty")),
         reward=_rise(entry.ends(Stage.TRAIN_SOLVER, "reward")),
         scores=entry.scores,
@@ -130,12 +130,11 @@ def _rise(ends: tuple[float, float] | None) -> str:
     return f"{ends[0]:.2f} → {ends[1]:.2f}" if ends else NOTHING
 
 
-def _accuracy(found: LabelAccuracy | None) -> tuple[str, str]:
+def _accuracy(found: LabelAccuracy | None) -> tuple[str, list[str]]:
+    """The share, and below it its interval and, if not all could be computed, how many were."""
     if found is None:
-        return NOTHING, ""
+        return NOTHING, []
+    partly = [] if found.computed == found.labels else [f"{found.computed:,} computed"]
     if found.share is None:
-        return NOTHING, f"0 of {found.labels:,} computed"
-    return (
-        percent(found.share.estimate),
-        interval(found.share) if found.computed == found.labels else f"{found.computed:,} computed",
-    )
+        return NOTHING, partly
+    return percent(found.share.estimate), [interval(found.share), *partly]

@@ -13,6 +13,7 @@ from rzero_core.run import Baseline, SamplerBackend
 from rzero_core.store import ArtifactStore
 from rzero_core.task import BadData, StageResult, TrainChallengerTask, derive_seed
 from rzero_stages import grpo
+from rzero_stages.published import already
 from rzero_stages.sampling import Sampler, open_sampler
 from rzero_stages.steps import Scores, gathered, ranks
 
@@ -22,9 +23,8 @@ COMPLETIONS_WITHOUT_A_QUESTION = 512
 
 def run(task: TrainChallengerTask, store: ArtifactStore) -> StageResult:
     """Train, publish the checkpoint and report; raises `BadData` if no question is ever written."""
-    published = store.manifest(task.prefix)
-    if published is not None:
-        return published.result()
+    if (result := already(task, store, task.prefix)) is not None:
+        return result
     training = task.training
     solver = _open_solver(task, store)
     prompt = task.prompts.challenger or prompts.CHALLENGER_PROMPT

@@ -8,6 +8,7 @@ from rzero_core.rewards import solver_reward
 from rzero_core.store import ArtifactStore
 from rzero_core.task import BadData, StageResult, TrainSolverTask
 from rzero_stages import grpo
+from rzero_stages.published import already
 from rzero_stages.steps import Scores, gathered
 
 CURRICULUM = "curriculum.jsonl"
@@ -15,9 +16,8 @@ CURRICULUM = "curriculum.jsonl"
 
 def run(task: TrainSolverTask, store: ArtifactStore) -> StageResult:
     """Train, publish the checkpoint and report; `BadData` if there is no batch of questions."""
-    published = store.manifest(task.prefix)
-    if published is not None:
-        return published.result()
+    if (result := already(task, store, task.prefix)) is not None:
+        return result
     training = task.training
     questions = list(
         read_jsonl(store.local(task.curriculum, [CURRICULUM]) / CURRICULUM, LabeledQuestion)
@@ -25,8 +25,8 @@ def run(task: TrainSolverTask, store: ArtifactStore) -> StageResult:
     if len(questions) < training.batch_size:
         raise BadData(
             f"{task.curriculum}/{CURRICULUM} has {len(questions)} questions, fewer than "
-            f"solver.batchSize {training.batch_size}; raise questions.count or questions.topUps, "
-            "widen labels.minAgreement to maxAgreement, or lower solver.batchSize"
+            f"solver.batchSize {training.batch_size}; lower that, or start a run of another name "
+            "with a larger questions.count or a wider labels.minAgreement to labels.maxAgreement"
         )
     prompt = task.prompts.solver or prompts.SOLVER_PROMPT
     lessons = grpo.Lessons(

@@ -57,8 +57,18 @@ def main() -> int:
         "manifestDigest": f"digest of {prefix}",
         "seconds": 1.5,
     }
+    _publish(prefix, task)
     _leave(json.dumps(result if shard is None else {**result, "shard": int(shard)}))
     return 0
+
+
+def _publish(prefix: str, task: dict[str, object]) -> None:
+    """The proof that the work is done: a manifest without files."""
+    words = {key: task[key] for key in ("run", "iteration", "stage", "seed")}
+    times = {"seconds": 1.5, "startedAt": "2026-01-01", "finishedAt": "2026-01-01"}
+    os.makedirs(prefix, exist_ok=True)
+    with open(f"{prefix}/manifest.json", "w") as file:
+        json.dump(words | times, file)
 
 
 def _leave(text: str) -> None:

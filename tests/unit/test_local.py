@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rzero_core.disk import path_of
 from rzero_core.run import CoEvolutionRun, Stage
 from rzero_core.status import Phase, RunStatus, StageState
 from rzero_core.task import BadConfiguration
@@ -268,6 +269,15 @@ def test_a_process_that_outlived_its_runner_is_ended_first(place: Path) -> None:
     folder.open()
     folder.close()
     assert left.wait(timeout=60) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("uri", ["file://{}/a%20b", "{}/a b", "~/a b"])
+def test_the_state_of_a_run_lies_beside_its_artifacts(
+    uri: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(place))
+    folder = RunFolder(make_manifest(storage={"uri": uri.format(place)}))
+    assert folder.path.parent == path_of(uri.format(place)) == place / "a b"
 
 
 def test_work_that_ended_while_no_runner_looked_is_not_repeated(place: Path) -> None:

@@ -120,6 +120,7 @@ def test_label_accuracy_counts_the_right_labels_of_the_curriculum(tmp_path: Path
     publish_curriculum(fake, [(text, label, 0.5) for text, label in rows])
     text = page_of(fake).text
     assert "66.7 % in iteration 1 (computed for 3 of 4 labels)" in text
+    assert "66.7 % 20.8\u201393.9 3 computed" in text
     assert "Computed for 3 of 4 labels in iteration 1" in text
     assert "iteration 1 66.7 %" in page_of(fake).html.replace("\u00a0", " ")
 
