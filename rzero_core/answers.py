@@ -8,11 +8,13 @@ here. Keys settle plain answers in microseconds (`canonical`), sample values ref
 
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from itertools import combinations
+from typing import ParamSpec, TypeVar
 
 from rzero_core.equality import samples
 from rzero_core.equality.canonical import MAX_LENGTH, MAX_NESTING, canonical, nesting
@@ -26,6 +28,7 @@ __all__ = [
     "equivalent",
     "extract",
     "grade_all",
+    "grading_seconds",
     "grading_timeouts",
     "vote",
     "vote_all",
@@ -87,6 +90,26 @@ def equivalent(a: str, b: str) -> bool:
     return grade_all([(a, b)])[0]
 
 
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_spent = [0.0]
+
+
+def _clocked(grade: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Add the time of every call to `grading_seconds`."""
+
+    @wraps(grade)
+    def timed(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        clock = time.monotonic()
+        try:
+            return grade(*args, **kwargs)
+        finally:
+            _spent[0] += time.monotonic() - clock
+
+    return timed
+
+
+@_clocked
 def grade_all(pairs: Sequence[tuple[str | None, str | None]]) -> list[bool]:
     """Whether each pair is equal, sharing one pass through the grader; an abstention (None) equals
     nothing.
@@ -103,6 +126,7 @@ def vote(answers: Sequence[str | None]) -> Vote:
     return vote_all([answers])[0]
 
 
+@_clocked
 def vote_all(questions: Sequence[Sequence[str | None]]) -> list[Vote]:
     """The votes of many questions, sharing one pass through the grader: the way to label a pool."""
     keyed: list[dict[Key, Counter[str]]] = []
@@ -118,6 +142,13 @@ def vote_all(questions: Sequence[Sequence[str | None]]) -> list[Vote]:
         _count(len(answers), spellings, settled)
         for answers, spellings in zip(questions, keyed, strict=True)
     ]
+
+
+def grading_seconds() -> float:
+    """Time that this process has spent in `vote_all` and `grade_all`: a metric of every stage that
+    grades.
+    """
+    return _spent[0]
 
 
 def grading_timeouts() -> int:

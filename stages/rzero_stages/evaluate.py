@@ -1,6 +1,7 @@
 """Scores a checkpoint on held-out questions: greedy, mean@k and maj@k, each with its interval."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -65,13 +66,14 @@ def _evaluate(task: EvaluateTask, store: ArtifactStore, sampler: Sampler | None)
         sampler = open_sampler(task.sampler, folder, on_completions=counter.advance)
     scored: list[ScoredQuestion] = []
     intervals: dict[str, list[Interval]] = {}
-    counts = dict.fromkeys(("questions", "answers", "truncated", "tokens"), 0.0)
+    counts = dict.fromkeys(("questions", "answers", "truncated", "tokens", "samplingSeconds"), 0.0)
     for dataset, questions, _ in sets:
         rows = _score(task, dataset, questions, sampler, counts)
         seed = derive_seed(task.seed, task.iteration, task.stage, dataset.name, "bootstrap")
         intervals[dataset.name] = bootstrap(_measures(rows), seed)
         scored += rows
     files = [ref for _, _, ref in sets]
+    counts["gradingSeconds"] = round(answers.grading_seconds(), 3)
     metrics = counts | _scores(intervals)
     return Rows("scores", scored, metrics, inputs=[task.solver], files=files)
 
@@ -101,8 +103,10 @@ def _score(
     messages = [prompts.solver_messages(prompt, item.question) for item in questions]
     settings = task.evaluation.sampling
     seed = derive_seed(task.seed, task.iteration, task.stage, dataset.name)
+    clock = time.monotonic()
     greedy = sampler.sample(messages, 1, settings, seed, greedy=True)
     sampled = sampler.sample(messages, task.evaluation.samples, settings, seed)
+    counts["samplingSeconds"] += round(time.monotonic() - clock, 3)
     drawn = [one + many for one, many in zip(greedy, sampled, strict=True)]
     _count(drawn, counts)
     extracted = [[answers.extract(completion.text) for completion in row] for row in drawn]

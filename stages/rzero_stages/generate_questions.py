@@ -60,7 +60,7 @@ def _generate(
         **{reason.value: rejected[reason] for reason in Rejection},
         "truncated": sum(not completion.finished for completion in completions),
         "tokens": sum(completion.tokens for completion in completions),
-        "sampleSeconds": round(seconds, 3),
+        "samplingSeconds": round(seconds, 3),
     }
     return Rows("questions", questions, metrics, inputs=[task.challenger])
 

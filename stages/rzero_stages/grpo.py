@@ -30,6 +30,7 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from rzero_core import answers
 from rzero_core.prompts import plain
 from rzero_core.records import write_jsonl
 from rzero_core.run import KlReference, SamplerBackend
@@ -221,11 +222,12 @@ def _trl_reward(diary: Diary, tokenizer: Any, reward: Reward) -> Any:
     """The reward as TRL calls it: once for all completions of this rank in a step."""
 
     def score(completion_ids: list[list[int]], row: list[int], **_: Any) -> list[float]:
-        started = time.perf_counter()
+        started, graded = time.perf_counter(), answers.grading_seconds()
         texts = tokenizer.batch_decode(completion_ids, skip_special_tokens=True)
         scores = reward(diary.step, texts, row)
         diary.noted |= scores.metrics
         diary.noted["rewardSeconds"] = time.perf_counter() - started
+        diary.noted["gradingSeconds"] = answers.grading_seconds() - graded
         return list(scores.rewards)
 
     return score

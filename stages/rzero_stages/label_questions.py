@@ -76,7 +76,7 @@ def _label(
         folder = None if task.solver_endpoint else store.model(task.solver)
         sampler = open_sampler(task.sampler, folder, task.solver_endpoint, counter.advance)
     ballots = [_Ballot(question, []) for question in questions]
-    figures = dict.fromkeys(("tokens", "truncated", "sampleSeconds"), 0.0)
+    figures = dict.fromkeys(("tokens", "truncated", "samplingSeconds"), 0.0)
     if sampler is not None:
         first = first_votes(task.labels)
         _cast(task, shard, sampler, ballots, first, "first", figures)
@@ -105,7 +105,7 @@ def _cast(
     seed = derive_seed(task.seed, task.iteration, task.stage, task.round, shard, part)
     clock = time.monotonic()
     drawn = sampler.sample(messages, votes, task.labels.sampling, seed)
-    figures["sampleSeconds"] += time.monotonic() - clock
+    figures["samplingSeconds"] += time.monotonic() - clock
     for ballot, completions in zip(ballots, drawn, strict=True):
         ballot.answers += [answers.extract(completion.text) for completion in completions]
         figures["tokens"] += sum(completion.tokens for completion in completions)
@@ -142,5 +142,6 @@ def _metrics(
         "decidedEarly": sum(row.decided_early for row in rows),
         "agreementSum": round(sum(row.agreement for row in rows), 6),
         "gradingTimeouts": answers.grading_timeouts(),
+        "gradingSeconds": round(answers.grading_seconds(), 3),
         **{name: round(value, 3) for name, value in figures.items()},
     }

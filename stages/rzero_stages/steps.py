@@ -167,7 +167,7 @@ class Diary:
             series = [row.metrics[name] for row in self.rows]
             summary[f"{name}First"] = float(np.mean(series[:quarter]))
             summary[f"{name}Last"] = float(np.mean(series[-quarter:]))
-        times = {"samplingSeconds", "rewardSeconds", "learningSeconds"}
+        times = {"samplingSeconds", "rewardSeconds", "gradingSeconds", "learningSeconds"}
         for name in sorted(times | self._reward.counts):
             summary[name] = float(sum(row.metrics[name] for row in self.rows))
         return summary

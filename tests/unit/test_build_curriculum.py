@@ -119,7 +119,7 @@ def test_too_few_in_the_last_round_is_one_line_with_counts_and_remedies(tmp_path
     assert error.value.exit_code == 65 and "\n" not in message
     assert "2 questions, fewer than one Solver batch of 32" in message
     assert "1 tooHard" in message and "1 tooEasy" in message
-    for remedy in ("questions.count", "questions.topUps", "labels.minAgreement"):
+    for remedy in ("questions.topUps", "labels.minAgreement", "solver.batchSize"):
         assert remedy in message
 
 
