@@ -1,9 +1,9 @@
 """What our part costs: shards of GenerateQuestions and LabelQuestions beside the bare sampler.
 
 `python -m benchmarks.generation` prints one table; with --json, one object. Both draw from the same
-prompts; a shard also parses, votes and publishes. They take turns. On a
-busy machine go by the ratio of processor times: that of elapsed times is then mostly noise, which
-its lowest and highest value show. One more pair is the decoding loop and `generate`.
+prompts; a shard also parses, votes and publishes. They take turns. On a busy machine go by the
+ratio of processor times: that of elapsed times is then mostly noise, as its lowest and highest
+values show. One more pair is the decoding loop and Transformers' `generate`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from rzero_core import answers, prompts
 from rzero_core.records import Question, read_jsonl
@@ -211,7 +211,7 @@ def _speed(work: Work) -> tuple[float, float]:
 
 def _processor_seconds() -> float:
     workers = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
-    return time.process_time() + sum(times.user + times.system for times in workers)
+    return time.process_time() + float(sum(times.user + times.system for times in workers))
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -145,8 +146,9 @@ def test_what_fails_for_want_of_space_names_the_disk(free: bool, tmp_path: Path)
 
 def test_a_place_without_permission_is_one_line(place: Path) -> None:
     (place / "runs").mkdir(mode=0o555)
-    for folder in [place, *place.parents[:3]]:
-        folder.chmod(folder.stat().st_mode | 0o011)
+    for folder in [place, *place.parents]:
+        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to(tempfile.gettempdir()):
+            folder.chmod(folder.stat().st_mode | 0o011)
     # The superuser may write anywhere.
     as_nobody = "import os, rzero_operator.cli as cli; os.geteuid() or os.seteuid(65534); "
     done = subprocess.run(
