@@ -122,6 +122,12 @@ def _too_few(task: BuildCurriculumTask, kept: int, drops: Counter[Drop]) -> str:
             "a run of another name with more challenger.steps or other prompts.challenger"
         )
     counts = ", ".join(f"{drops[reason]} {reason}" for reason in Drop if drops[reason])
+    if drops[Drop.UNLABELLED] > total / 2:
+        return (
+            f"the curriculum has {kept} questions, fewer than one Solver batch of {task.minimum}: "
+            f"to {drops[Drop.UNLABELLED]} of {total} questions the Solver boxed no answer; raise "
+            "questions.topUps and labels.sampling.maxTokens, or change prompts.solver"
+        )
     return (
         f"the curriculum has {kept} questions, fewer than one Solver batch of {task.minimum}: of "
         f"{total} questions were dropped {counts}; raise questions.topUps, widen "

@@ -244,8 +244,11 @@ def _start_model(task: TrainingTask, store: ArtifactStore, start: str) -> tuple[
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BadConfiguration(f"{start} cannot be loaded as a model: {reason}") from error
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise BadConfiguration(
+            f"{start} cannot be loaded as a model: {reason}; correct spec.model or save the model "
+            "there with save_pretrained"
+        ) from error
     if training.kl_reference is KlReference.BASE_MODEL and training.kl_coefficient > 0:
         if training.lora is not None:
             raise BadConfiguration(

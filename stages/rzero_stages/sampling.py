@@ -306,5 +306,8 @@ def _vllm_params(n: int, sampling: Sampling, seed: int, greedy: bool) -> Any:
 
 
 def _unreadable(folder: Path, error: Exception) -> BadConfiguration:
-    reason = str(error).strip().splitlines()[0]
-    return BadConfiguration(f"{folder} is not a model folder that can be loaded: {reason}")
+    reason = str(error).strip().splitlines()[0].rstrip(".")
+    return BadConfiguration(
+        f"{folder} is not a model folder that can be loaded: {reason}; correct spec.model or save "
+        "the model there with save_pretrained"
+    )

@@ -128,6 +128,12 @@ def test_a_challenger_without_valid_questions_is_named_as_the_cause(tmp_path: Pa
         build(tmp_path, [], [])
 
 
+def test_a_solver_that_never_boxes_an_answer_is_named_as_the_cause(tmp_path: Path) -> None:
+    silent = [voted(text, 0.0, label=None) for text in "abc"]
+    with pytest.raises(BadData, match=r"to 3 of 3 questions the Solver boxed no answer; raise .*"):
+        build(tmp_path, silent)
+
+
 def test_the_same_votes_give_the_same_file(tmp_path: Path) -> None:
     files = []
     for name in ("one", "two"):

@@ -171,6 +171,16 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
         open_sampler(SamplerBackend.TRANSFORMERS, tmp_path)
 
 
+def test_a_model_without_weights_is_one_line_with_the_remedy(tmp_path: Path) -> None:
+    tiny_models.save(tmp_path / "model", context=64)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(
+        BadConfiguration, match=r"model\.safetensors.*; correct spec\.model"
+    ) as error:
+        open_sampler(SamplerBackend.TRANSFORMERS, tmp_path / "model")
+    assert "\n" not in str(error.value)
+
+
 def test_auto_is_transformers_on_a_machine_without_a_gpu() -> None:
     expected = SamplerBackend.VLLM if torch.cuda.is_available() else SamplerBackend.TRANSFORMERS
     assert sampling.resolve(SamplerBackend.AUTO) is expected
