@@ -27,7 +27,7 @@ DATASETS = {"datasets": [{"name": "heldout", "uri": "heldout.jsonl"}]}
 def make_spec(**fields: Any) -> RunSpec:
     small = {"questions": {"shards": 2}, "iterations": 1}
     return RunSpec.parse(
-        {"model": "base", "storage": {"uri": "s3://bucket/root"}, **small, **fields}
+        {"model": "base", "storage": {"uri": "s3://bucket/base"}, **small, **fields}
     )
 
 

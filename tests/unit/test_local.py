@@ -312,12 +312,12 @@ def test_a_manifest_that_contradicts_its_run_is_refused(
 def test_state_lies_beside_the_artifacts_or_in_the_working_directory(place: Path) -> None:
     beside = RunFolder(make_manifest(storage={"uri": f"file://{place}/store"}))
     assert beside.path.parent == place / "store"
-    away = RunFolder(make_manifest(storage={"uri": "s3://bucket/root"}))
+    away = RunFolder(make_manifest(storage={"uri": "s3://bucket/base"}))
     assert away.path.parent == place / ".rzero"
 
 
 def test_runs_in_one_bucket_with_other_models_do_not_meet(place: Path) -> None:
-    bucket = {"uri": "s3://bucket/root"}
+    bucket = {"uri": "s3://bucket/base"}
     first = RunFolder(make_manifest(storage=bucket))
     second = RunFolder(make_manifest(storage=bucket, model="other"))
     assert first.run.uid != second.run.uid

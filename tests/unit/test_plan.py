@@ -20,7 +20,7 @@ from rzero_operator.decision import Attempt, AttemptState, StartAttempt, StopAtt
 from rzero_operator.plan import decide, reopen
 from rzero_operator.tasks import Step, decimal_string
 
-ROOT = "s3://bucket/root/test-01234567"
+ROOT = "s3://bucket/base/test-01234567"
 CHALLENGER = Step(1, Stage.TRAIN_CHALLENGER)
 
 
