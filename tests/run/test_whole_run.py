@@ -22,7 +22,8 @@ def small(storage: dict[str, Any], folder: Path) -> Path:
     lines = Path("examples/tiny/heldout.jsonl").read_text().splitlines(keepends=True)
     held_out.write_text("".join(lines[:40]))
     spec = manifest["spec"]
-    spec |= {"iterations": 1, "storage": storage}
+    model = str(Path("examples/tiny/model").absolute())
+    spec |= {"model": model, "iterations": 1, "storage": storage}
     spec["challenger"] |= {"steps": 2, "batchSize": 16, "microBatchSize": 16}
     spec["questions"] |= {"count": 80, "shards": 2}
     spec["stages"] = {"generateQuestions": {"parallelism": 2}}
@@ -38,6 +39,8 @@ def rzero(command: str, manifest: Path, *options: str) -> str:
         [sys.executable, "-m", "rzero_operator.cli", command, str(manifest), *options],
         capture_output=True,
         text=True,
+        # The state of a run on S3 lies in the working directory.
+        cwd=manifest.parent,
     )
     assert run.returncode == 0, run.stderr
     return run.stdout
