@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rzero_core.run import API_VERSION, KIND, CoEvolutionRun, RunSpec
+from rzero_core.run import API_VERSION, KIND, CoEvolutionRun, LabelAccuracy, RunSpec
 from rzero_core.wire import explain
 
 
@@ -75,7 +75,7 @@ def load(path: Path) -> CoEvolutionRun:
 
 
 def without_effect_locally(spec: RunSpec) -> list[str]:
-    """A line for each field that is set but means nothing on one machine."""
+    """A line for each field that is set but does nothing on one machine."""
     lines = []
     if spec.queue_name is not None:
         lines.append("spec.queueName: has no effect on one machine")
@@ -83,6 +83,12 @@ def without_effect_locally(spec: RunSpec) -> list[str]:
         lines.append(
             "spec.storage.secretName: has no effect on one machine; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
+        )
+    # Silence here would let a user trust a guardrail that is not there.
+    if spec.label_accuracy != LabelAccuracy():
+        lines.append(
+            "spec.labelAccuracy: has no effect yet: labels are not audited, and no run is paused "
+            "or stopped; `rzero report` computes what it can"
         )
     for name, field in type(spec.stages).model_fields.items():
         settings = getattr(spec.stages, name)

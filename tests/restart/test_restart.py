@@ -1,7 +1,7 @@
 """Kills a real run of the tiny model again and again, and looks whether anything was lost.
 
 Two runs of one manifest: one undisturbed, one whose runner and stages are killed at random moments.
-Takes some minutes, as every start of a stage loads PyTorch.
+Takes some minutes, as every start of the runner loads PyTorch anew.
 """
 
 import os

@@ -249,6 +249,14 @@ def test_fields_without_effect_on_one_machine_are_named(place: Path) -> None:
     ]
 
 
+def test_a_guardrail_that_does_not_act_yet_is_named_before_anybody_trusts_it(place: Path) -> None:
+    (place / "run.yaml").write_text(MANIFEST + "  labelAccuracy: {onViolation: Stop}\n")
+    for command in ("validate", "run"):
+        result = rzero(command, "run.yaml")
+        assert result.exit_code == 0
+        assert "spec.labelAccuracy: has no effect yet" in result.stderr
+
+
 @pytest.mark.parametrize("text", ["1e-6", "1.0e-6", "1E-6", "0.000001", "1.e-6"])
 def test_numbers_are_read_as_people_write_them(place: Path, text: str) -> None:
     (place / "run.yaml").write_text(MANIFEST + f"  solver: {{learningRate: {text}}}\n")
