@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from rzero_core.guardrail import Outcome
 from rzero_core.run import Stage
 from rzero_core.wire import Wire
 
@@ -41,7 +42,9 @@ class StageStatus(Wire):
     state: StageState
     """Where it stands."""
     attempts: int = Field(0, ge=0)
-    """Attempts begun."""
+    """Attempts reserved; the last one has begun when `execution` names it."""
+    execution: str | None = None
+    """UID of the Job of the last attempt, once it was seen (`local` on one machine)."""
     failures: int = Field(0, ge=0)
     """Attempts that failed through the stage's own fault."""
     preemptions: int = Field(0, ge=0)
@@ -62,6 +65,51 @@ class StageStatus(Wire):
     """Why the last attempt failed."""
 
 
+class LabelAccuracyStatus(Wire):
+    """The estimated share of right labels in a curriculum, with what it rests on."""
+
+    estimate: str | None = None
+    """Decimal string; absent: unknown."""
+    lower: str | None = None
+    """Lower end of the 95 % interval, a decimal string."""
+    upper: str | None = None
+    """Upper end of the 95 % interval, a decimal string."""
+    sample_size: int = Field(0, ge=0)
+    """Labels that were judged."""
+    abstained: int = Field(0, ge=0)
+    """Labels of the sample that the auditor could not judge."""
+    method: str
+    """Auditor and estimator; series are comparable while it stays the same."""
+    is_upper_bound: bool = False
+    """True: the label accuracy is at most about this, and no guardrail acts on it."""
+
+
+class GuardrailAction(StrEnum):
+    """What the guardrail did about a curriculum that breaks a limit."""
+
+    WARNED = "Warned"
+    """It told, and the Solver was trained all the same."""
+    PAUSED = "Paused"
+    """It waits for a user before the Solver is trained."""
+    RESUMED = "Resumed"
+    """It paused, and a user let the run go on or changed the limits."""
+    STOPPED = "Stopped"
+    """It ended the run."""
+
+
+class GuardrailStatus(Wire):
+    """What the guardrail holds of the labels of a curriculum, and what it did."""
+
+    outcome: Outcome
+    """The verdict by the limits of that time."""
+    message: str
+    """One sentence with the figures."""
+    acts: bool = False
+    """True: a limit is broken, so `labelAccuracy.onViolation` applies."""
+    action: GuardrailAction | None = None
+    """What was done; absent where nothing was due."""
+
+
 class IterationStatus(Wire):
     """One iteration; number 0 holds the evaluation of the base model."""
 
@@ -69,6 +117,10 @@ class IterationStatus(Wire):
     """0..n."""
     stages: list[StageStatus] = Field(default_factory=list)
     """In the order in which they began."""
+    label_accuracy: LabelAccuracyStatus | None = None
+    """Of the curriculum of this iteration; absent before it is built."""
+    guardrail: GuardrailStatus | None = None
+    """Of the same curriculum."""
 
 
 class Condition(Wire):
@@ -95,10 +147,25 @@ class RunStatus(Wire):
     """Current stage; absent when none is due."""
     attempt: int = 0
     """Attempt of the current stage."""
+    progress: str | None = None
+    """The iteration and how many there are, such as 2/5."""
+    latest_label_accuracy: str | None = None
+    """Of the last curriculum, a decimal string; with `<=` before it where it is an upper bound."""
+    latest_score: str | None = None
+    """Mean held-out score of the last Solver that was evaluated, a decimal string."""
     iterations: list[IterationStatus] = Field(default_factory=list)
     """History."""
     conditions: list[Condition] = Field(default_factory=list)
-    """Ready, Reconciling, Stalled, Suspended, Succeeded, Failed."""
+    """Ready, Reconciling, Stalled, Suspended, Succeeded, Failed, LabelAccuracyHealthy."""
+    last_retry: str | None = None
+    """The last value of the annotation `rzero.dev/retry` that was acted on."""
+    last_resume: str | None = None
+    """The last value of the annotation `rzero.dev/resume` that was acted on."""
+    best_iteration: int | None = None
+    """Iteration of the Solver with the best held-out score so far, 0 for the base model; the last
+    trained Solver where nothing is evaluated."""
+    best_checkpoint: str | None = None
+    """URI of that Solver's checkpoint."""
 
     def find(self, iteration: int, stage: Stage, round: int = 1) -> StageStatus | None:
         """The status of one stage of one iteration, None before its first attempt."""

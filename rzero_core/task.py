@@ -6,14 +6,17 @@ the file that `RZERO_RESULT_PATH` names, which on Kubernetes is the termination 
 """
 
 import hashlib
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, PlainSerializer, TypeAdapter
 
 from rzero_core.run import (
     Challenger,
     Evaluation,
+    LabelAccuracy,
     Labels,
+    Probes,
     Prompts,
     Questions,
     SamplerBackend,
@@ -29,6 +32,42 @@ DEFAULT_RESULT_PATH = "/dev/termination-log"
 SHARD_VARIABLE = "JOB_COMPLETION_INDEX"
 CACHE_VARIABLE = "RZERO_CACHE"
 MAX_RESULT_BYTES = 4096
+
+
+_SHARD = re.compile(r"(.*/shard-)([0-9]{4})", re.DOTALL)
+_SHARDS = re.compile(r"(.*/shard-)\{([0-9]{4})\.\.([0-9]{4})\}", re.DOTALL)
+
+
+def _fold(uris: list[str]) -> list[str]:
+    """Shards that follow one another as one entry, `.../shard-{0000..0999}`, as shells write it."""
+    folded: list[str] = []
+    for uri in uris:
+        found = _SHARD.fullmatch(uri)
+        before = _SHARDS.fullmatch(folded[-1]) if found and folded else None
+        if found and before and uri == f"{before[1]}{int(before[3]) + 1:04d}":
+            folded[-1] = f"{before[1]}{{{before[2]}..{found[2]}}}"
+        else:
+            folded.append(f"{found[1]}{{{found[2]}..{found[2]}}}" if found else uri)
+    return folded
+
+
+def _unfold(entries: Any) -> Any:
+    """What `_fold` was given. Anything else is left to be refused as what it is."""
+    if not isinstance(entries, list):
+        return entries
+    uris: list[Any] = []
+    for entry in entries:
+        found = _SHARDS.fullmatch(entry) if isinstance(entry, str) else None
+        if found is None:
+            uris.append(entry)
+        else:
+            numbers = range(int(found[2]), int(found[3]) + 1)
+            uris += [f"{found[1]}{number:04d}" for number in numbers]
+    return uris
+
+
+Artifacts = Annotated[list[str], BeforeValidator(_unfold), PlainSerializer(_fold)]
+"""URIs. As JSON those of shards are folded: a thousand do not fit an environment variable."""
 
 
 class RunRef(Wire):
@@ -99,16 +138,18 @@ class LabelQuestionsTask(TaskBase):
     """Checkpoint that votes."""
     solver_endpoint: str | None = None
     """URL of an OpenAI-compatible server of the Solver; absent: sampled in the stage."""
-    pool: list[str]
+    pool: Artifacts
     """Artifact of each shard of questions, in order."""
     labels: Labels
+    probes: Probes | None = None
+    """Questions with known answers that are voted on among the others; absent in top-up rounds."""
 
 
 class BuildCurriculumTask(TaskBase):
     """Merge the votes of all shards and rounds, drop duplicates, keep the band of agreement."""
 
     stage: Literal[Stage.BUILD_CURRICULUM] = Stage.BUILD_CURRICULUM
-    votes: list[str]
+    votes: Artifacts
     """Artifact of each shard of votes, of all rounds, in order."""
     questions: Questions
     labels: Labels
@@ -116,6 +157,10 @@ class BuildCurriculumTask(TaskBase):
     """Questions that one Solver batch needs."""
     last_round: bool
     """True: no further round may follow, so too small a curriculum is an error."""
+    label_accuracy: LabelAccuracy = LabelAccuracy()
+    """How the labels are audited, once the curriculum is large enough."""
+    previous: str | None = None
+    """Curriculum of the iteration before: its audit is compared with, and paid answers are kept."""
 
 
 class TrainSolverTask(TaskBase):
@@ -157,6 +202,27 @@ def parse_task(text: str) -> StageTask:
     return task
 
 
+class LabelAudit(Wire):
+    """What BuildCurriculum found out about the labels of its curriculum."""
+
+    estimate: float | None = None
+    """Share of right labels; absent: unknown."""
+    lower: float | None = None
+    """Lower end of the 95 % interval."""
+    upper: float | None = None
+    """Upper end of the 95 % interval."""
+    sample_size: int
+    """Labels that were judged."""
+    right: int = 0
+    """Those of them that are right."""
+    abstained: int = 0
+    """Labels of the sample that the auditor could not judge."""
+    method: str = Field(max_length=200)
+    """Auditor and estimator; series are comparable while it stays the same."""
+    is_upper_bound: bool = False
+    """True: the label accuracy is at most about this."""
+
+
 class StageResult(Wire):
     """What a stage, or one shard of it, reports; at most 4096 bytes of JSON."""
 
@@ -174,6 +240,8 @@ class StageResult(Wire):
     """sha256 of the manifest that proves the work."""
     seconds: float
     """Time that the work took when it was done."""
+    label_audit: LabelAudit | None = None
+    """Of BuildCurriculum only."""
 
 
 def run_prefix(root: str, run: RunRef) -> str:

@@ -50,6 +50,8 @@ def explain(error: ValidationError, root: str = "") -> list[str]:
     lines = []
     for item in error.errors():
         path = [str(part) for part in item["loc"]]
+        if item["type"] == "rule":
+            path.append(item["ctx"]["field"])
         field = ".".join([root, *path] if root else path)
         if item["type"] == "extra_forbidden":
             message = "unknown field; check its spelling and indentation"
