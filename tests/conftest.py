@@ -5,7 +5,9 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
-from s3_server import NoGo, S3Server, s3_server
+from s3_server import S3Server, s3_server
+
+from tests.cluster.build import NoGo
 
 # Threads that wait spinning take the processor from those they wait for, where cores are few.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

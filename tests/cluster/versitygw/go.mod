@@ -1,4 +1,4 @@
-module rzero.dev/tests/s3
+module rzero.dev/tests/cluster/versitygw
 
 go 1.26
 

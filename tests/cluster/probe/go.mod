@@ -1,0 +1,3 @@
+module rzero.dev/tests/probe
+
+go 1.26

@@ -1,0 +1,31 @@
+"""A real control plane for the tests of this folder: one for each worker of pytest."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.build import NoGo
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane import control_plane as start_control_plane
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[ControlPlane]:
+    """A control plane with fake nodes and an audit log; tests take a namespace each."""
+    try:
+        with start_control_plane(audit=True) as cluster:
+            yield cluster
+    except NoGo as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture
+def namespace(control_plane: ControlPlane) -> Iterator[str]:
+    """A namespace of one test, deleted with all that is in it."""
+    path = "/api/v1/namespaces"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "test-"}}
+    name: str = control_plane.api().request("POST", path, body)["metadata"]["name"]
+    yield name
+    control_plane.api().request("DELETE", f"{path}/{name}")
+    # Nobody ends the stage pods of a test that is over, so they end at once.
+    control_plane.api().request("DELETE", f"{path}/{name}/pods?gracePeriodSeconds=0")
