@@ -1,0 +1,209 @@
+"""What an iteration reports: the best of what its auditors found, and how it was found."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from rzero_core.intervals import CONFIDENCE, Interval, weighted_sum, wilson
+from rzero_core.label_accuracy.sampled import (
+    Stratum,
+    effective_sample,
+    rogan_gladen,
+    stratified,
+)
+
+LEAST_PROBES = 10
+"""Probes with a right label, and as many with a wrong one, that correct an oracle's errors."""
+LEAST_SKILL = 0.3
+"""Sensitivity + specificity - 1 below which an oracle is unusable."""
+
+
+class Method(StrEnum):
+    """How label accuracy was found, from the surest to the least sure."""
+
+    PROGRAMMATIC = "programmatic"
+    """Answers were computed."""
+    STRATIFIED = "stratified"
+    """An oracle checked a sample, and counts as faultless."""
+    ROGAN_GLADEN = "roganGladen"
+    """An oracle checked a sample, and its own errors on probes are corrected."""
+    MIXED = "mixed"
+    """Some answers were computed, the others are known by another method."""
+    LATENT = "latent"
+    """Raters of one family agree: an upper bound."""
+    CALIBRATED = "calibrated"
+    """Vote shares, as they were right on probes: an upper estimate."""
+
+
+@dataclass(frozen=True)
+class AuditedStratum:
+    """Verdicts on a random sample of the questions with one vote count."""
+
+    size: int
+    """Questions of the curriculum with this vote count."""
+    right: int
+    """Labels that the auditor agreed with."""
+    wrong: int
+    """Labels that it disagreed with."""
+    abstained: int = 0
+    """Drawn questions that it gave no verdict on."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Verdicts of an oracle on labels that are known to be right or wrong."""
+
+    right_agreed: int
+    right_n: int
+    wrong_disagreed: int
+    wrong_n: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Label accuracy with everything that belongs to the number."""
+
+    accuracy: Interval
+    method: Method
+    sample_size: int
+    """Questions with a verdict."""
+    abstained: int = 0
+    """Drawn questions without one."""
+    upper_bound: bool = False
+    """Whether it only says how high accuracy can be; such an estimate never decides."""
+    coverage: float = 1.0
+    """Share of the curriculum that it speaks of."""
+
+
+class AuditorUnusableError(ValueError):
+    """The oracle can hardly tell right labels from wrong ones: use a stronger model."""
+
+
+def audited(
+    strata: Sequence[AuditedStratum], probes: Probes | None = None, confidence: float = CONFIDENCE
+) -> Estimate:
+    """Label accuracy from an oracle's verdicts on a stratified sample of the curriculum.
+
+    The estimate drops abstentions. The interval spans both things that they may be: its lower bound
+    counts them as wrong labels, its upper bound drops them. With `LEAST_PROBES` of each kind the
+    oracle's errors are corrected (`rogan_gladen`), on the effective size without finite population
+    correction, since an oracle errs at random even on a complete curriculum. A stratum without a
+    verdict is judged together with its neighbor.
+    Raises ValueError without any verdict, and AuditorUnusableError where s + c - 1 < 0.3.
+    """
+    verdicts = sum(s.right + s.wrong for s in strata)
+    if not verdicts:
+        raise ValueError("the oracle gave no verdict: label accuracy is unknown")
+    merged = _merged(strata)
+    dropped = [Stratum(s.size, s.right + s.wrong, s.right) for s in merged]
+    counted = [Stratum(s.size, s.right + s.wrong + s.abstained, s.right) for s in merged]
+    if probes is None or min(probes.right_n, probes.wrong_n) < LEAST_PROBES:
+        method, high = Method.STRATIFIED, stratified(dropped, confidence)
+        low = stratified(counted, confidence)
+    else:
+        _check_skill(probes)
+        method, high = Method.ROGAN_GLADEN, _corrected(dropped, probes, confidence)
+        low = _corrected(counted, probes, confidence)
+    abstained = sum(s.abstained for s in strata)
+    bounds = Interval(high.estimate, min(low.lower, high.lower), high.upper)
+    return Estimate(bounds, method, verdicts, abstained)
+
+
+def computed(right: int, checked: int, covered: int, total: int) -> Estimate:
+    """Label accuracy of the `covered` of `total` questions whose answers can be computed.
+
+    `checked` of them were, at random. It says nothing about the others, which are hardly alike, so
+    it is an upper bound unless it covers all. Raises ValueError where counts contradict.
+    """
+    if not checked <= covered <= total:
+        raise ValueError(f"{checked} checked <= {covered} covered <= {total} in all must hold")
+    accuracy = wilson(right, checked, population=covered)
+    coverage = covered / total
+    return Estimate(
+        accuracy, Method.PROGRAMMATIC, checked, upper_bound=covered < total, coverage=coverage
+    )
+
+
+def combine(
+    oracle: Estimate | None = None,
+    programmatic: Estimate | None = None,
+    latent: Interval | None = None,
+    calibrated: Interval | None = None,
+    questions: int = 0,
+) -> Estimate | None:
+    """The surest estimate that can be made of what auditors found, None of nothing.
+
+    In this order: an oracle, for the questions whose answers cannot be computed where it speaks of
+    these only (its `coverage`); computed answers, with latent raters for the rest; raters; vote
+    shares. The last two are upper bounds, of `questions` that were rated or voted on.
+    """
+    if programmatic is not None and programmatic.coverage == 1:
+        return programmatic
+    if oracle is not None:
+        if programmatic is None or oracle.coverage == 1:
+            return oracle
+        return _mixed(programmatic, oracle)
+    bound = None
+    if latent is not None:
+        bound = Estimate(latent, Method.LATENT, questions, upper_bound=True)
+    elif calibrated is not None:
+        bound = Estimate(calibrated, Method.CALIBRATED, questions, upper_bound=True)
+    if programmatic is None:
+        return bound
+    if latent is None or bound is None:
+        return programmatic
+    return _mixed(programmatic, replace(bound, coverage=1 - programmatic.coverage))
+
+
+def _mixed(programmatic: Estimate, rest: Estimate) -> Estimate:
+    """Both parts of a curriculum, each by its own method."""
+    share = programmatic.coverage / (programmatic.coverage + rest.coverage)
+    total = weighted_sum([(share, programmatic.accuracy), (1 - share, rest.accuracy)])
+    return Estimate(
+        Interval(total.estimate, max(0.0, total.lower), min(1.0, total.upper)),
+        Method.MIXED,
+        programmatic.sample_size + rest.sample_size,
+        programmatic.abstained + rest.abstained,
+        rest.upper_bound,
+        min(1.0, programmatic.coverage + rest.coverage),
+    )
+
+
+def _corrected(strata: list[Stratum], probes: Probes, confidence: float) -> Interval:
+    agreement, n = effective_sample(strata, finite=False)
+    return rogan_gladen(
+        agreement * n,
+        n,
+        probes.right_agreed,
+        probes.right_n,
+        probes.wrong_disagreed,
+        probes.wrong_n,
+        confidence,
+    )
+
+
+def _check_skill(probes: Probes) -> None:
+    sensitivity = probes.right_agreed / probes.right_n
+    specificity = probes.wrong_disagreed / probes.wrong_n
+    if sensitivity + specificity - 1 < LEAST_SKILL:
+        raise AuditorUnusableError(
+            f"oracle unusable: it agrees with {sensitivity:.0%} of right labels and disagrees with "
+            f"{specificity:.0%} of wrong ones; name a stronger model in labelAccuracy.auditor"
+        )
+
+
+def _merged(strata: Sequence[AuditedStratum]) -> list[AuditedStratum]:
+    """The strata, each without a verdict joined to its neighbor."""
+    found: list[AuditedStratum] = []
+    for s in strata:
+        last = found[-1] if found else None
+        if last is not None and 0 in (s.right + s.wrong, last.right + last.wrong):
+            found[-1] = AuditedStratum(
+                last.size + s.size,
+                last.right + s.right,
+                last.wrong + s.wrong,
+                last.abstained + s.abstained,
+            )
+        else:
+            found.append(s)
+    return found

@@ -1,0 +1,183 @@
+"""Tests of the rules that stop a run whose labels rot, on the paper's own numbers among others."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rzero_core.guardrail import (
+    Audit,
+    Outcome,
+    Verdict,
+    below_floor,
+    canary,
+    comparable,
+    confidently_wrong,
+    drop,
+    judge,
+    outside_band,
+    worse_on_held_out,
+)
+from rzero_core.intervals import Interval, newcombe, wilson
+
+
+def audits(*shares: float, n: int = 500) -> list[Audit]:
+    """Iterations 1.. with these shares of right labels in n checked ones."""
+    return [Audit(i, wilson(round(p * n), n)) for i, p in enumerate(shares, start=1)]
+
+
+def test_a_run_that_keeps_its_accuracy_is_healthy() -> None:
+    found = judge(audits(0.80, 0.79, 0.81, 0.78))
+    assert found.outcome is Outcome.HEALTHY
+    assert not found.acts
+    assert "0.780" in found.message
+
+
+def test_the_papers_fall_is_seen_at_the_second_iteration() -> None:
+    first, second, third = (judge(audits(0.79, 0.69, 0.63, n=200)[:count]) for count in (1, 2, 3))
+    assert first.outcome is not Outcome.DROPPED
+    assert (second.outcome, second.since) == (Outcome.DROPPED, 1)
+    assert (third.outcome, third.since) == (Outcome.DROPPED, 1)
+    assert third.acts
+    assert third.loss is not None
+    assert third.loss.estimate == pytest.approx(0.16)
+
+
+def test_a_drop_acts_only_when_it_is_more_than_max_drop() -> None:
+    history = audits(0.80, 0.70)
+    assert judge(history, max_drop=0.05).acts
+    assert not judge(history, max_drop=0.10).acts
+    assert judge(history, max_drop=0.10).outcome is Outcome.DROPPED
+
+
+def test_a_certain_but_small_loss_is_no_drop() -> None:
+    assert drop(audits(0.80, 0.77, n=20_000)) is None
+    assert drop(audits(0.80, 0.74, n=20_000)) is not None
+
+
+def test_a_slow_decline_is_seen_against_the_best_iteration() -> None:
+    history = audits(0.82, 0.79, 0.76, 0.73, 0.70)
+    assert drop(history[-2:]) is None
+    found = drop(history)
+    assert found is not None
+    assert found[0] == 1
+
+
+def test_more_earlier_iterations_ask_for_more_certainty() -> None:
+    pair = audits(0.80, 0.75)
+    assert drop(pair) is not None
+    assert drop([*audits(0.70, 0.71, 0.72), *pair]) is None
+
+
+def test_one_comparison_decides_as_newcombes_90_percent_interval() -> None:
+    found = drop(audits(0.79, 0.69, n=300))
+    assert found is not None
+    assert found[1] == pytest.approx(newcombe(237, 300, 207, 300, 0.90), abs=1e-6)
+
+
+def test_accuracy_below_the_floor_acts_and_needs_certainty() -> None:
+    found = judge(audits(0.50), floor=0.6)
+    assert found.outcome is Outcome.BELOW_FLOOR
+    assert found.acts
+    assert "0.60" in found.message
+    assert judge(audits(0.58), floor=0.6).outcome is Outcome.HEALTHY
+
+
+def test_level_runs_rarely_alarm_and_a_fall_by_ten_points_mostly_does() -> None:
+    rng = np.random.default_rng(0)
+
+    def alarms(*truths: float) -> float:
+        runs = rng.binomial(500, truths, (1000, len(truths))) / 500
+        return sum(drop(audits(*run)) is not None for run in runs.tolist()) / 1000
+
+    assert alarms(0.7, 0.7) < 0.06
+    assert alarms(0.7, 0.7, 0.7, 0.7) < 0.06
+    assert alarms(0.79, 0.69) > 0.94
+    assert alarms(0.79, 0.79, 0.69) > 0.94
+
+
+def test_the_floor_decides_with_the_upper_90_percent_bound() -> None:
+    sample = wilson(280, 500)
+    edge = wilson(280, 500, 0.90).upper
+    assert below_floor(sample, edge + 1e-6)
+    assert not below_floor(sample, edge - 1e-6)
+
+
+def test_a_wide_interval_asks_for_at_most_three_samples() -> None:
+    outcomes = [judge([Audit(1, wilson(38, 50), looks=looks)]) for looks in (1, 2, 3)]
+    assert [found.outcome for found in outcomes] == [Outcome.INCONCLUSIVE] * 3
+    assert [found.enlarge for found in outcomes] == [True, True, False]
+    assert "after 3 samples" in outcomes[-1].message
+
+
+def test_each_of_several_looks_spends_a_third_of_the_error() -> None:
+    history = audits(0.80, 0.75)
+    assert judge(history).outcome is Outcome.DROPPED
+    again = Audit(2, history[1].accuracy, looks=2)
+    assert judge([history[0], again]).outcome is Outcome.HEALTHY
+
+
+def test_without_an_audit_or_with_an_upper_bound_nothing_is_decided() -> None:
+    assert judge([]).outcome is Outcome.UNKNOWN
+    low = Audit(1, wilson(10, 500), upper_bound=True)
+    found = judge([low])
+    assert (found.outcome, found.acts) == (Outcome.UNKNOWN, False)
+    assert drop([*audits(0.9), low]) is None
+
+
+def test_audits_of_another_auditor_are_not_compared() -> None:
+    old = Audit(1, wilson(450, 500), auditor="a")
+    new = Audit(2, wilson(400, 500), auditor="b")
+    assert comparable([old, new]) == [new]
+    assert drop([old, new]) is None
+    assert drop([old, Audit(2, new.accuracy, auditor="a")]) is not None
+
+
+@pytest.mark.parametrize(("floor", "max_drop"), [(1.5, 0.1), (-0.1, 0.1), (0.6, 10.0)])
+def test_thresholds_that_are_no_shares_are_refused(floor: float, max_drop: float) -> None:
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        judge(audits(0.8), floor, max_drop)
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.booleans()), max_size=8), st.integers(1, 3))
+def test_every_history_gets_one_verdict_and_only_certain_ones_act(
+    counts: list[tuple[int, bool]], looks: int
+) -> None:
+    history = [
+        Audit(i, wilson(x, 400), looks=looks, upper_bound=bound)
+        for i, (x, bound) in enumerate(counts, start=1)
+    ]
+    found = judge(history)
+    assert isinstance(found, Verdict)
+    assert found == judge(history)
+    assert not found.acts or found.outcome in (Outcome.DROPPED, Outcome.BELOW_FLOOR)
+    assert not found.enlarge or found.outcome is Outcome.INCONCLUSIVE
+    assert (found.loss is None) == (found.outcome is not Outcome.DROPPED)
+
+
+def test_the_canary_sings_below_one_percent() -> None:
+    assert canary(0.009)
+    assert not canary(0.011)
+
+
+def test_a_figure_outside_three_sigma_of_its_history_is_seen() -> None:
+    lengths = [100.0, 104.0, 98.0, 101.0, 99.0]
+    assert outside_band(120.0, lengths)
+    assert not outside_band(103.0, lengths)
+    assert not outside_band(0.05, [])
+    assert not outside_band(0.05, [0.04])
+    assert outside_band(0.09, [0.04], standard_error=0.01)
+
+
+def test_growing_agreement_with_falling_accuracy_is_the_signature_of_rot() -> None:
+    certain, uncertain = Interval(0.1, 0.02, 0.18), Interval(0.05, -0.03, 0.12)
+    assert confidently_wrong(0.5, 0.6, certain)
+    assert not confidently_wrong(0.6, 0.5, certain)
+    assert not confidently_wrong(0.5, 0.6, uncertain)
+
+
+def test_promotion_is_decided_by_a_paired_test_on_held_out_questions() -> None:
+    assert worse_on_held_out(lost=20, gained=5)
+    assert not worse_on_held_out(lost=5, gained=20)
+    assert not worse_on_held_out(lost=12, gained=10)
+    assert not worse_on_held_out(lost=0, gained=0)
