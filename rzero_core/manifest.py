@@ -15,7 +15,15 @@ from pathlib import Path
 from pydantic import Field, field_validator
 
 from rzero_core.run import Stage
-from rzero_core.task import BadConfiguration, BadTask, RunRef, StageError, StageResult, TryAgain
+from rzero_core.task import (
+    BadConfiguration,
+    BadTask,
+    LabelAudit,
+    RunRef,
+    StageError,
+    StageResult,
+    TryAgain,
+)
 from rzero_core.wire import Wire
 
 MANIFEST = "manifest.json"
@@ -76,6 +84,8 @@ class Manifest(Wire):
     outputs: dict[str, str] = Field(default_factory=dict)
     """URIs of the artifacts, by name, as in `StageResult`."""
     metrics: dict[str, float] = Field(default_factory=dict)
+    label_audit: LabelAudit | None = None
+    """Of a curriculum only."""
     seconds: float
     """Time that the work took."""
     started_at: str
@@ -103,9 +113,10 @@ class Manifest(Wire):
             round=self.round,
             shard=self.shard,
             outputs=self.outputs,
-            metrics=self.metrics,
+            metrics=self.metrics | {"bytes": float(sum(entry.size for entry in self.files))},
             manifest_digest=self.digest,
             seconds=self.seconds,
+            label_audit=self.label_audit,
         )
 
 

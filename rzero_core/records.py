@@ -46,6 +46,13 @@ class VotedQuestion(Wire):
     """True: no remaining vote could have brought the question into the band."""
 
 
+class VotedProbe(VotedQuestion):
+    """A probe with all votes on it (probes.jsonl beside votes.jsonl)."""
+
+    answer: str
+    """The known answer."""
+
+
 class LabeledQuestion(Wire):
     """A question of the curriculum (curriculum.jsonl)."""
 
@@ -55,8 +62,53 @@ class LabeledQuestion(Wire):
     agreement: float = Field(ge=0.0, le=1.0)
 
 
+class Verdict(Wire):
+    """What the auditor made of one label (audit.jsonl)."""
+
+    id: str
+    text: str
+    label: str
+    agreement: float = Field(ge=0.0, le=1.0)
+    auditor: str
+    """What judged: verdicts are comparable while it stays the same."""
+    right: bool | None = None
+    """None: the auditor abstained."""
+    truth: str | None = None
+    """The answer that the label was compared with, where there is one."""
+    answers: list[str | None] = Field(default_factory=list)
+    """The oracle's answers; None for one that boxed none or never came."""
+    why: str | None = None
+    """Why the auditor abstained."""
+
+
+class OracleAnswers(Wire):
+    """What an oracle answered to one question (answers.jsonl): kept, for it was paid."""
+
+    id: str
+    oracle: str
+    """Identity of the oracle: endpoint, model, prompt and settings."""
+    answers: list[str | None]
+    """The extracted answer of each draw, in their order; None boxed none."""
+
+
+class JudgedProbe(Wire):
+    """A probe with its label judged by the known answer (probes.jsonl beside curriculum.jsonl)."""
+
+    id: str
+    text: str
+    answer: str
+    """The known answer."""
+    label: str | None = None
+    """The majority answer; None for a tie or when all abstain."""
+    agreement: float = Field(ge=0.0, le=1.0)
+    right: bool | None = None
+    """Whether the label is right; None without a label."""
+    oracle_says_right: bool | None = None
+    """The oracle's verdict on the label; None if it abstained or was not asked."""
+
+
 class HeldOutQuestion(Wire):
-    """A line of an evaluation dataset."""
+    """A line of an evaluation dataset, or a probe."""
 
     question: str = Field(min_length=1)
     answer: str = Field(min_length=1)

@@ -16,7 +16,14 @@ from rzero_core.records import (
     write_jsonl,
 )
 from rzero_core.run import CoEvolutionRun, Stage
-from rzero_core.status import IterationStatus, Phase, RunStatus, StageState, StageStatus
+from rzero_core.status import (
+    IterationStatus,
+    LabelAccuracyStatus,
+    Phase,
+    RunStatus,
+    StageState,
+    StageStatus,
+)
 from rzero_core.store import ArtifactStore, Manifest
 from rzero_core.task import RunRef, shard_prefix, stage_prefix
 from rzero_core.wire import Wire
@@ -39,6 +46,8 @@ class FakeRun:
         self.store = ArtifactStore(self.run.spec.storage)
         self.stages: dict[int, list[StageStatus]] = {}
         self.phase = Phase.SUCCEEDED
+        self.audits: dict[int, LabelAccuracyStatus] = {}
+        """Of the iterations that an auditor looked at."""
 
     def whole(self) -> "FakeRun":
         """All iterations of a run that learns, and whose labels get worse."""
@@ -226,7 +235,8 @@ class FakeRun:
 
     def _iterations(self) -> Iterator[IterationStatus]:
         for number, stages in sorted(self.stages.items()):
-            yield IterationStatus(iteration=number, stages=stages)
+            audit = self.audits.get(number)
+            yield IterationStatus(iteration=number, stages=stages, label_accuracy=audit)
 
 
 def voted(text: str, answers: list[str | None]) -> VotedQuestion:

@@ -1,16 +1,19 @@
 """Merges the votes of all shards and rounds into the curriculum: what the Solver will learn from.
 
-Needs no model and no accelerator. Every question that is dropped is counted by its reason.
+Needs no model and no accelerator. Every question that is dropped is counted by its reason. The
+labels of a curriculum that is large enough are audited, so that what they are worth is part of it.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 from rzero_core.records import LabeledQuestion, VotedQuestion, read_jsonl
 from rzero_core.run import Labels
 from rzero_core.store import ArtifactStore
 from rzero_core.task import BadData, BuildCurriculumTask, StageResult
+from rzero_stages import audit, audit_probes
 from rzero_stages.published import Rows, once
 
 VOTES = "votes.jsonl"
@@ -31,6 +34,8 @@ class Drop(StrEnum):
     """More agreement than `labels.maxAgreement`."""
     NEAR_DUPLICATE = "nearDuplicates"
     """BLEU of `questions.nearDuplicate` or more with an earlier question of the curriculum."""
+    PROBE = "probeDuplicates"
+    """The text of a probe: what labels are measured by must not be trained on."""
 
 
 def run(task: BuildCurriculumTask, store: ArtifactStore) -> StageResult:
@@ -38,7 +43,8 @@ def run(task: BuildCurriculumTask, store: ArtifactStore) -> StageResult:
 
     Fewer than `minimum`: the metric `short` is 1 and the plan adds a round, or, when no further
     round may follow, `BadData` with the counts. Metrics: `questions` = `kept` + all of `Drop`, and
-    `agreement00` to `agreement10`, the distinct questions by tenths of agreement.
+    `agreement00` to `agreement10`, the distinct questions by tenths of agreement; and those of
+    `audit`. Beside the curriculum lie audit.jsonl, probes.jsonl and oracle.jsonl.
     """
     return once(task, store, None, lambda: _build(task, store))
 
@@ -60,17 +66,24 @@ def _build(task: BuildCurriculumTask, store: ArtifactStore) -> Rows:
     tenths: Counter[int] = Counter()
     agreement = 0.0
     kept: list[LabeledQuestion] = []
+    votes: dict[str, VotedQuestion] = {}
+    probes = audit_probes.read(store, task.votes)
+    probe_texts = audit_probes.texts(probes)
     for question in _read(task, store):
         if question.text in seen:
             drops[Drop.DUPLICATE] += 1
             continue
         seen.add(question.text)
+        if audit_probes.is_probe(question, probe_texts):
+            drops[Drop.PROBE] += 1
+            continue
         agreement += question.agreement
         tenths[int(10 * question.agreement + 0.5)] += 1
         reason = outcome(question, task.labels)
         if reason is not None or question.label is None:
             drops[reason or Drop.TIE] += 1
             continue
+        votes[question.id] = question
         kept.append(
             LabeledQuestion(
                 id=question.id,
@@ -92,7 +105,22 @@ def _build(task: BuildCurriculumTask, store: ArtifactStore) -> Rows:
         "agreementSum": round(agreement, 6),
         **{f"agreement{tenth:02d}": tenths[tenth] for tenth in range(11)},
     }
-    return Rows("curriculum", distinct, metrics, inputs=task.votes)
+    inputs = [*task.votes, *([] if task.previous is None else [task.previous])]
+    made = Rows("curriculum", distinct, metrics, inputs=inputs)
+    if is_short:
+        # Another round replaces it: no oracle is paid for what nobody trains on.
+        return made
+    found = audit.audit(task, store, distinct, [votes[row.id] for row in distinct], probes)
+    return replace(
+        made,
+        metrics=metrics | found.metrics,
+        label_audit=found.result,
+        beside={
+            audit.VERDICTS: found.verdicts,
+            audit_probes.PROBES: found.probes,
+            audit.ANSWERS: found.answers,
+        },
+    )
 
 
 def _read(task: BuildCurriculumTask, store: ArtifactStore) -> Iterator[VotedQuestion]:

@@ -31,7 +31,7 @@ _TIMEOUT = httpx.Timeout(600.0, connect=10.0)
 _LONGEST_WAIT = 60.0
 _BYTES_PER_TOKEN = 32
 _BYTES_OF_FORM = 65536
-_PASSING = frozenset({408, 409, 425, 429})
+PASSING_CODES = frozenset({408, 409, 425, 429})
 
 
 class EndpointSampler:
@@ -55,9 +55,9 @@ class EndpointSampler:
         limits = httpx.Limits(max_connections=_CONNECTIONS)
         self._client = httpx.Client(timeout=_TIMEOUT, limits=limits)
         self._retrying = Retrying(
-            retry=retry_if_exception_type(_Passing),
+            retry=retry_if_exception_type(Passing),
             stop=stop_after_attempt(attempts),
-            wait=_Wait(first_pause),
+            wait=GrowingPause(first_pause),
             reraise=True,
         )
 
@@ -125,7 +125,7 @@ class EndpointSampler:
             for attempt in self._retrying:
                 with attempt:
                     return self._request_once(method, path, limit, read, body)
-        except _Passing as error:
+        except Passing as error:
             raise TryAgain(f"{self._url}{path}: {error}") from error
         raise AssertionError("tenacity ends with a result or an error")
 
@@ -143,7 +143,7 @@ class EndpointSampler:
         except httpx.UnsupportedProtocol as error:
             raise BadConfiguration(f"{self._url}: write http:// or https://") from error
         except httpx.HTTPError as error:
-            raise _Passing(str(error) or type(error).__name__) from error
+            raise Passing(str(error) or type(error).__name__) from error
         _check_status(self._url + path, response, data)
         try:
             return read(json.loads(data))
@@ -155,7 +155,7 @@ class EndpointSampler:
             AttributeError,
             RecursionError,
         ) as error:
-            raise _Passing(f"the answer is not of the protocol's form ({error!r})") from error
+            raise Passing(f"the answer is not of the protocol's form ({error!r})") from error
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _Offer:
         }
 
 
-class _Passing(Exception):
+class Passing(Exception):
     """Trouble that may pass."""
 
     def __init__(self, message: str, pause: float = 0.0) -> None:
@@ -191,7 +191,7 @@ class _TooLong(Exception):
     """The prompt does not fit the model's context."""
 
 
-class _Wait:
+class GrowingPause:
     """Growing pauses with jitter, and never less than the server asked for."""
 
     def __init__(self, first: float) -> None:
@@ -199,7 +199,7 @@ class _Wait:
 
     def __call__(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
-        asked = error.pause if isinstance(error, _Passing) else 0.0
+        asked = error.pause if isinstance(error, Passing) else 0.0
         return max(self._jittered(state), min(asked, _LONGEST_WAIT))
 
 
@@ -208,7 +208,7 @@ def _read_bounded(response: httpx.Response, limit: int) -> bytes:
     for chunk in response.iter_bytes():
         data += chunk
         if len(data) > limit:
-            raise _Passing(f"the answer is larger than {limit} bytes")
+            raise Passing(f"the answer is larger than {limit} bytes")
     return bytes(data)
 
 
@@ -217,14 +217,14 @@ def _check_status(url: str, response: httpx.Response, data: bytes) -> None:
     if code < 400:
         return
     text = data[:300].decode("utf-8", "replace").replace("\n", " ")
-    if code >= 500 or code in _PASSING:
-        raise _Passing(f"HTTP {code}: {text}", _retry_after(response))
+    if code >= 500 or code in PASSING_CODES:
+        raise Passing(f"HTTP {code}: {text}", retry_after(response))
     if code == 400 and "context length" in text:
         raise _TooLong(text)
     raise BadConfiguration(f"{url} refuses the request with HTTP {code}: {text}")
 
 
-def _retry_after(response: httpx.Response) -> float:
+def retry_after(response: httpx.Response) -> float:
     """Seconds; a date, the header's other form, counts as none: pauses grow anyway."""
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isascii() and value.isdigit() else 0.0

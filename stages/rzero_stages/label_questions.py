@@ -1,20 +1,26 @@
-"""The Solver votes on one shard of the pool: votes.jsonl keeps every vote, not just the winner."""
+"""The Solver votes on one shard of the pool: votes.jsonl keeps every vote, not just the winner.
 
+Probes are voted on among the questions and by the same path; they leave it in probes.jsonl.
+"""
+
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rzero_core import answers, prompts
 from rzero_core.answers import Vote
-from rzero_core.records import Question, VotedQuestion, read_jsonl
-from rzero_core.run import Labels, Prompt
-from rzero_core.store import ArtifactStore
-from rzero_core.task import BadTask, LabelQuestionsTask, StageResult, derive_seed
+from rzero_core.manifest import sha256_of
+from rzero_core.records import HeldOutQuestion, Question, VotedProbe, VotedQuestion, read_jsonl
+from rzero_core.run import Labels, Probes, Prompt
+from rzero_core.store import ArtifactStore, InputRef
+from rzero_core.task import BadData, BadTask, LabelQuestionsTask, StageResult, derive_seed
 from rzero_stages import progress
 from rzero_stages.published import Rows, once
 from rzero_stages.sampling import Sampler, open_sampler
 
 QUESTIONS = "questions.jsonl"
+PROBES = "probes.jsonl"
 
 
 def run(
@@ -22,7 +28,8 @@ def run(
 ) -> StageResult:
     """Vote on the questions of `pool[shard]` and publish them with their votes.
 
-    Metrics are counts and sums, so that those of shards can be added.
+    Metrics are counts and sums, so that those of shards can be added; those of tokens and times
+    include the probes, the others do not.
     """
     if not 0 <= shard < len(task.pool):
         raise BadTask(f"shard {shard} is not one of the {len(task.pool)} in pool")
@@ -56,6 +63,27 @@ def is_decided(vote: Vote, labels: Labels) -> bool:
     return largest / total > labels.max_agreement or most / total < labels.min_agreement
 
 
+def read_probes(
+    probes: Probes, store: ArtifactStore
+) -> tuple[dict[str, HeldOutQuestion], InputRef]:
+    """The first `count` probes of the file by their ids, always the same; repeated ones count once.
+
+    Raises `BadData` that names the file when it is damaged or empty.
+    """
+    path = store.file(probes.uri)
+    found: dict[str, HeldOutQuestion] = {}
+    for row in read_jsonl(path, HeldOutQuestion):
+        found.setdefault(Question.of(row.question).id, row)
+        if len(found) == probes.count:
+            break
+    if not found:
+        raise BadData(
+            f"labelAccuracy.auditor.probes: {path.name} has no questions; write one JSON object "
+            '{"question": ..., "answer": ...} a line'
+        )
+    return found, InputRef(uri=probes.uri, digest=sha256_of(path))
+
+
 @dataclass
 class _Ballot:
     """A question with the votes on it so far."""
@@ -63,6 +91,8 @@ class _Ballot:
     question: Question
     answers: list[str | None]
     vote: Vote | None = None
+    known: str | None = None
+    """The known answer of a probe."""
 
 
 def _label(
@@ -70,12 +100,18 @@ def _label(
 ) -> Rows:
     pool = task.pool[shard]
     questions = list(read_jsonl(store.local(pool, [QUESTIONS]) / QUESTIONS, Question))
+    in_order = [_Ballot(question, []) for question in questions]
+    probes, files = _probes(task, store, shard)
+    ballots = [*in_order, *probes]
+    if probes:
+        # Nothing about its place may tell a probe from a question.
+        parts = (task.seed, task.iteration, task.stage, task.round, shard, "probes")
+        random.Random(derive_seed(*parts)).shuffle(ballots)
     counter = None
-    if sampler is None and questions:
-        counter = progress.Counter(len(questions) * task.labels.votes, "votes")
+    if sampler is None and ballots:
+        counter = progress.Counter(len(ballots) * task.labels.votes, "votes")
         folder = None if task.solver_endpoint else store.model(task.solver)
         sampler = open_sampler(task.sampler, folder, task.solver_endpoint, counter.advance)
-    ballots = [_Ballot(question, []) for question in questions]
     figures = dict.fromkeys(("tokens", "truncated", "samplingSeconds"), 0.0)
     if sampler is not None:
         first = first_votes(task.labels)
@@ -86,8 +122,26 @@ def _label(
             counter.advance(rest * (len(ballots) - len(undecided)))
         if rest and undecided:
             _cast(task, shard, sampler, undecided, rest, "rest", figures)
-    rows = [_row(ballot, task.labels) for ballot in ballots]
-    return Rows("votes", rows, _metrics(rows, ballots, figures), inputs=[task.solver, pool])
+    rows = [_row(ballot, task.labels) for ballot in in_order]
+    return Rows(
+        "votes",
+        rows,
+        _metrics(rows, in_order, figures),
+        inputs=[task.solver, pool],
+        files=files,
+        beside={PROBES: [_probe_row(probe, task.labels) for probe in probes]} if files else {},
+    )
+
+
+def _probes(
+    task: LabelQuestionsTask, store: ArtifactStore, shard: int
+) -> tuple[list[_Ballot], list[InputRef]]:
+    """This shard's share of the probes, and the file that they come from."""
+    if task.probes is None:
+        return [], []
+    probes, file = read_probes(task.probes, store)
+    share = list(probes.values())[shard :: len(task.pool)]
+    return [_Ballot(Question.of(row.question), [], known=row.answer) for row in share], [file]
 
 
 def _cast(
@@ -126,6 +180,11 @@ def _row(ballot: _Ballot, labels: Labels) -> VotedQuestion:
         agreement=ballot.vote.agreement,
         decided_early=len(ballot.answers) < labels.votes,
     )
+
+
+def _probe_row(ballot: _Ballot, labels: Labels) -> VotedProbe:
+    assert ballot.known is not None
+    return VotedProbe(**dict(_row(ballot, labels)), answer=ballot.known)
 
 
 def _metrics(

@@ -28,6 +28,7 @@ from rzero_core.task import (
     BuildCurriculumTask,
     EvaluateTask,
     GenerateQuestionsTask,
+    LabelAudit,
     LabelQuestionsTask,
     StageError,
     StageResult,
@@ -57,6 +58,10 @@ class Rows:
     """URIs of the artifacts that it was made from; a base model without manifest is passed over."""
     files: Sequence[InputRef] = field(default_factory=tuple)
     """Inputs that are single files."""
+    beside: Mapping[str, Sequence[Wire]] = field(default_factory=dict)
+    """Rows of further files of the artifact, by file name."""
+    label_audit: LabelAudit | None = None
+    """Of a curriculum only."""
 
 
 def already(task: TaskBase, store: ArtifactStore, prefix: str) -> StageResult | None:
@@ -97,12 +102,15 @@ def once(
         versions=versions(),
         outputs={made.output: prefix},
         metrics=dict(made.metrics),
+        label_audit=made.label_audit,
         seconds=round(time.monotonic() - clock, 3),
         started_at=began.isoformat(timespec="seconds"),
         finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     with scratch() as folder, disk_errors(folder):
         write_jsonl(folder / f"{made.output}.jsonl", made.rows)
+        for name, rows in made.beside.items():
+            write_jsonl(folder / name, rows)
         return store.publish(folder, manifest, prefix).result()
 
 

@@ -31,8 +31,13 @@ class Tile:
     caption: str
 
 
-def write(status_file: Path, manifest_file: Path, output: Path) -> None:
-    """Write the report of a run. Raises `StageError` naming the file that cannot be used."""
+def write(
+    status_file: Path, manifest_file: Path, output: Path, *, status_only: bool = False
+) -> None:
+    """Write the report of a run, with `status_only` without a look into storage.
+
+    Raises `StageError` naming the file that cannot be used.
+    """
     try:
         run = CoEvolutionRun.parse(yaml.safe_load(manifest_file.read_text("utf-8")))
         status = RunStatus.model_validate_json(status_file.read_bytes())
@@ -41,7 +46,8 @@ def write(status_file: Path, manifest_file: Path, output: Path) -> None:
         raise BadConfiguration(f"{file}: {explain(error)[0]}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadConfiguration(f"cannot read the run: {' '.join(str(error).split())}") from error
-    page = render(run, status, read_iterations(run, status))
+    iterations = read_iterations(run, status, status_only=status_only)
+    page = render(run, status, iterations, status_only=status_only)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(page, "utf-8")
@@ -49,8 +55,14 @@ def write(status_file: Path, manifest_file: Path, output: Path) -> None:
         raise BadConfiguration(f"{output}: cannot write the report: {error.strerror}") from error
 
 
-def render(run: CoEvolutionRun, status: RunStatus, iterations: list[Iteration]) -> str:
-    """The HTML of the report."""
+def render(
+    run: CoEvolutionRun,
+    status: RunStatus,
+    iterations: list[Iteration],
+    *,
+    status_only: bool = False,
+) -> str:
+    """The HTML of the report; `status_only`: say that what needs artifacts is left out."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -64,6 +76,7 @@ def render(run: CoEvolutionRun, status: RunStatus, iterations: list[Iteration]) 
         run=run,
         spec=run.spec,
         status=status,
+        status_only=status_only,
         progress=_progress(run, status),
         started=started,
         finished=finished,
@@ -114,8 +127,8 @@ def _summary(run: CoEvolutionRun, status: RunStatus, iterations: list[Iteration]
         found = entry.label_accuracy
         assert found is not None and found.share is not None
         judgement = f"{percent(found.share.estimate)} in iteration\u00a0{entry.number}"
-        if found.computed < found.labels:
-            judgement += f" (computed for {found.computed:,} of {found.labels:,} labels)"
+        if found.judged < found.labels:
+            judgement += f" ({found.basis} for {found.judged:,} of {found.labels:,} labels)"
         right.append(judgement)
     if right:
         sentences.append(f"Share of right labels: {', '.join(right)}.")
@@ -155,11 +168,17 @@ def _tiles(run: CoEvolutionRun, iterations: list[Iteration]) -> list[Tile]:
             caption = f"pseudo-label accuracy, iteration\u00a0{entry.number}"
             tiles.append(Tile(percent(found.share.estimate), caption))
             break
-    if kept := sum(len(entry.curriculum) for entry in iterations):
+    if kept := sum(_kept(entry) for entry in iterations):
         tiles.append(Tile(f"{kept:,}", "questions kept for Solver training"))
     if seconds := sum(sum(entry.seconds.values()) for entry in iterations):
         tiles.append(Tile(duration(seconds), "time in stages"))
     return tiles
+
+
+def _kept(entry: Iteration) -> int:
+    """Questions of the curriculum, as its stage counted them where its rows cannot be read."""
+    counted = entry.metrics.get(Stage.BUILD_CURRICULUM, {}).get("kept", 0)
+    return len(entry.curriculum) or int(counted)
 
 
 def _failures(status: RunStatus) -> list[str]:
@@ -179,9 +198,15 @@ def main() -> int:
     parser.add_argument("status", type=Path, help="the run's status, JSON")
     parser.add_argument("manifest", type=Path, help="the run's manifest, YAML")
     parser.add_argument("output", type=Path, help="the HTML file to write")
+    parser.add_argument("--status-only", action="store_true", help="leave storage alone")
     arguments = parser.parse_args()
     try:
-        write(arguments.status, arguments.manifest, arguments.output)
+        write(
+            arguments.status,
+            arguments.manifest,
+            arguments.output,
+            status_only=arguments.status_only,
+        )
     except StageError as error:
         print(error, file=sys.stderr)
         return error.exit_code

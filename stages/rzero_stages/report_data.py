@@ -16,6 +16,7 @@ from rzero_core.records import (
     LabeledQuestion,
     ScoredQuestion,
     StepRow,
+    Verdict,
     VotedQuestion,
     read_jsonl,
 )
@@ -32,13 +33,21 @@ Row = TypeVar("Row", bound=Wire)
 
 @dataclass(frozen=True)
 class LabelAccuracy:
-    """How many labels of a curriculum are right, of those whose answer can be computed."""
+    """How many labels of a curriculum are right: as the run's auditor says, else of those whose
+    answer can be computed here.
+    """
 
-    right: int
-    computed: int
+    judged: int
     labels: int
     share: Interval | None
-    """Wilson interval; None when no answer can be computed."""
+    """None when no label can be judged."""
+    method: str | None = None
+    """The auditor's; None when computed here, with Wilson's interval."""
+
+    @property
+    def basis(self) -> str:
+        """How a label was judged, in one word."""
+        return "judged" if self.method else "computed"
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,8 @@ class Iteration:
     votes: list[VotedQuestion] = field(default_factory=list)
     curriculum: list[LabeledQuestion] = field(default_factory=list)
     label_accuracy: LabelAccuracy | None = None
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    """The auditor's, by the question's id."""
     truths: dict[str, str] = field(default_factory=dict)
     """The computed answer of each question of the votes that has one, by the question's id."""
     scores: dict[str, Score] = field(default_factory=dict)
@@ -98,16 +109,27 @@ class Iteration:
         return sum(values[:quarter]) / quarter, sum(values[-quarter:]) / quarter
 
 
-def read_iterations(run: CoEvolutionRun, status: RunStatus) -> list[Iteration]:
+@dataclass(frozen=True)
+class _Place:
+    """Where the artifacts of a run lie."""
+
+    store: ArtifactStore
+    root: str
+    """Of all runs."""
+    run: RunRef
+
+
+def read_iterations(
+    run: CoEvolutionRun, status: RunStatus, *, status_only: bool = False
+) -> list[Iteration]:
     """Every iteration that has begun, in order, with what storage holds of it.
 
-    Raises `TryAgain` and `BadConfiguration` when storage cannot be reached; an artifact that is
-    missing or damaged becomes a note.
+    `status_only` leaves storage alone. Raises `TryAgain` and `BadConfiguration` when storage cannot
+    be reached; an artifact that is missing or damaged becomes a note.
     """
-    place = _place(run, status)
-    store = ArtifactStore(run.spec.storage)
+    place = None if status_only else _place(run, status)
     return [
-        _Reader(run, place, store, entry).read()
+        _Reader(run, place, entry).read()
         for entry in sorted(status.iterations, key=lambda entry: entry.iteration)
     ]
 
@@ -128,13 +150,11 @@ class _Reader:
     def __init__(
         self,
         run: CoEvolutionRun,
-        place: tuple[str, RunRef] | None,
-        store: ArtifactStore,
+        place: _Place | None,
         entry: IterationStatus,
     ) -> None:
         self.run = run
         self.place = place
-        self.store = store
         self.entry = entry
         self.result = Iteration(entry.iteration)
 
@@ -169,6 +189,9 @@ class _Reader:
                     prefix = self._prefix(stage)
                     kept = self._rows(stage, prefix, "curriculum.jsonl", LabeledQuestion)
                     self.result.curriculum = kept
+                    if self.entry.label_accuracy is not None:
+                        found = self._rows(stage, prefix, "audit.jsonl", Verdict)
+                        self.result.verdicts = {row.id: row for row in found}
             case Stage.EVALUATE:
                 scored = self._rows(stage, self._prefix(stage), "scores.jsonl", ScoredQuestion)
                 metrics = self.result.metrics[stage.stage]
@@ -182,8 +205,8 @@ class _Reader:
     def _prefix(self, stage: StageStatus) -> str | None:
         if self.place is None:
             return None
-        root, run = self.place
-        return stage_prefix(root, run, self.entry.iteration, stage.stage, stage.round)
+        at = self.place
+        return stage_prefix(at.root, at.run, self.entry.iteration, stage.stage, stage.round)
 
     def _shards(self, stage: StageStatus) -> list[str]:
         prefix = self._prefix(stage)
@@ -194,20 +217,21 @@ class _Reader:
     def _training_prefix(self, stage: StageStatus) -> str | None:
         """The finished training, or the newest step checkpoint of one that is under way."""
         prefix = self._prefix(stage)
-        if prefix is None or stage.state is StageState.DONE:
+        if prefix is None or self.place is None or stage.state is StageState.DONE:
             return prefix
-        steps = self.store.steps(prefix)
+        steps = self.place.store.steps(prefix)
         return step_prefix(prefix, steps[-1]) if steps else None
 
     def _rows(self, stage: StageStatus, prefix: str | None, name: str, row: type[Row]) -> list[Row]:
         """The rows of a file of an artifact; none, and a note if the stage is done, without it."""
         done = stage.state is StageState.DONE
-        if prefix is None:
+        if prefix is None or self.place is None:
             return []
+        store = self.place.store
         try:
-            if not done and self.store.manifest(prefix) is None:
+            if not done and store.manifest(prefix) is None:
                 return []
-            return list(read_jsonl(self.store.local(prefix, [name]) / name, row))
+            return list(read_jsonl(store.local(prefix, [name]) / name, row))
         except (BadData, FileNotFoundError) as error:
             note = f"Iteration {self.entry.iteration}: {name} cannot be read: {error}"
             self.result.notes.setdefault(stage.stage, []).append(note)
@@ -223,15 +247,28 @@ class _Reader:
                 truths[question.id] = str(value)
         self.result.truths = truths
         curriculum = self.result.curriculum
-        if not curriculum:
-            return
-        pairs = [(row.label, truths[row.id]) for row in curriculum if row.id in truths]
-        right = sum(answers.grade_all(pairs))
-        share = None
-        if pairs:
-            interval = binomtest(right, len(pairs)).proportion_ci(method="wilson")
-            share = Interval(right / len(pairs), float(interval.low), float(interval.high))
-        self.result.label_accuracy = LabelAccuracy(right, len(pairs), len(curriculum), share)
+        if audited := self._audited():
+            self.result.label_accuracy = audited
+        elif curriculum:
+            pairs = [(row.label, truths[row.id]) for row in curriculum if row.id in truths]
+            right = sum(answers.grade_all(pairs))
+            share = None
+            if pairs:
+                interval = binomtest(right, len(pairs)).proportion_ci(method="wilson")
+                share = Interval(right / len(pairs), float(interval.low), float(interval.high))
+            self.result.label_accuracy = LabelAccuracy(len(pairs), len(curriculum), share)
+
+    def _audited(self) -> LabelAccuracy | None:
+        """What the auditor reported, unless it is unknown or only an upper bound."""
+        audit = self.entry.label_accuracy
+        if audit is None or audit.is_upper_bound:
+            return None
+        ends = (audit.estimate, audit.lower, audit.upper)
+        shares = [float(end) for end in ends if end is not None]
+        if len(shares) < len(ends):
+            return None
+        kept = int(self.result.metrics[Stage.BUILD_CURRICULUM]["kept"])
+        return LabelAccuracy(audit.sample_size, kept, Interval(*shares), audit.method)
 
 
 def _score(
@@ -263,13 +300,14 @@ def _bootstrap(values: NDArray[np.float64]) -> Interval:
     return bootstrap(values[:, np.newaxis], seed=0)[0]
 
 
-def _place(run: CoEvolutionRun, status: RunStatus) -> tuple[str, RunRef] | None:
-    """The root of all runs and which of them this is, as any output says; None before the first."""
+def _place(run: CoEvolutionRun, status: RunStatus) -> _Place | None:
+    """Where the artifacts lie, as any output says; None before the first."""
     name = run.metadata.name
     for uri in _outputs(status):
         match = re.search(rf"^(.*)/{re.escape(name)}-([^/]+)/i\d{{4}}/", uri)
         if match:
-            return match[1], RunRef(name=name, namespace=run.metadata.namespace, uid=match[2])
+            reference = RunRef(name=name, namespace=run.metadata.namespace, uid=match[2])
+            return _Place(ArtifactStore(run.spec.storage), match[1], reference)
     return None
 
 

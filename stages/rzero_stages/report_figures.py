@@ -67,7 +67,7 @@ def sections(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Secti
     return [
         Section(
             "Results",
-            _in_pairs([*_scores(run, iterations), _label_accuracy(iterations)]),
+            _in_pairs([*_scores(run, iterations), _label_accuracy(run, iterations)]),
             notes(Stage.EVALUATE, Stage.BUILD_CURRICULUM),
         ),
         Section(
@@ -144,7 +144,8 @@ def _scores(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Figure
         figures.append(
             Figure(
                 f"Solver scores on {dataset}",
-                f"{size:,} held-out questions. Bars: 95\u00a0% bootstrap intervals of mean@{k}.",
+                (f"{size:,} held-out questions. " if size else "")
+                + f"Bars: 95\u00a0% bootstrap intervals of mean@{k}.",
                 report_plots.shares(
                     f"scores-{dataset}", f"Solver scores on {dataset}, mean@{k}: {said}.", series
                 ),
@@ -176,9 +177,10 @@ def _outcomes(iterations: Sequence[Iteration]) -> Figure:
     )
 
 
-def _label_accuracy(iterations: Sequence[Iteration]) -> Figure:
-    title = "True pseudo-label accuracy"
+def _label_accuracy(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> Figure:
     judged = {entry.number: entry.label_accuracy for entry in iterations if entry.label_accuracy}
+    audited = any(found.method for found in judged.values())
+    title = "Pseudo-label accuracy" if audited else "True pseudo-label accuracy"
     if not judged:
         return Figure(title, "No curriculum can be read.", None)
     points: dict[int, Interval | float] = {
@@ -192,24 +194,36 @@ def _label_accuracy(iterations: Sequence[Iteration]) -> Figure:
     said = ", ".join(
         f"iteration {i} {percent(p.estimate)}" for i, p in points.items() if isinstance(p, Interval)
     )
+    series = {"kept": points}
+    legend = []
+    if audited:
+        floor = run.spec.label_accuracy.floor
+        series["hard"] = dict.fromkeys(points, floor)
+        legend = [("kept", "right labels"), ("hard", f"floor, {percent(floor)}")]
     return Figure(
         title,
-        "Share of right labels in the curriculum, with 95\u00a0% Wilson intervals. "
+        "Share of right labels in the curriculum, with 95\u00a0% "
+        + ("intervals. " if audited else "Wilson intervals. ")
         + _basis(judged),
-        report_plots.shares("accuracy", f"{title}: {said}.", {"kept": points}),
+        report_plots.shares("accuracy", f"{title}: {said}.", series),
+        legend,
     )
 
 
 def _basis(judged: Mapping[int, LabelAccuracy]) -> str:
-    """How many labels the accuracy was computed for."""
+    """How many labels the accuracy rests on, and who judged them."""
     labels = sum(found.labels for found in judged.values())
-    if sum(found.computed for found in judged.values()) == labels:
-        return f"Computed for all {labels:,} labels."
+    methods = dict.fromkeys(found.method for found in judged.values() if found.method)
+    by = f" by {'; '.join(methods)}" if methods else ""
+    basis = "Judged" if methods else "Computed"
+    if sum(found.judged for found in judged.values()) == labels:
+        return f"{basis} for all {labels:,} labels{by}."
     counts = ", ".join(
-        f"{found.computed:,} of {found.labels:,} labels in iteration {i}"
+        f"{found.judged:,} of {found.labels:,} labels in iteration {i}"
         for i, found in judged.items()
     )
-    return f"Computed for {counts}. It says nothing about the other labels."
+    rest = "" if methods else " It says nothing about the other labels."
+    return f"{basis} for {counts}{by}.{rest}"
 
 
 def _agreement(run: CoEvolutionRun, iterations: Sequence[Iteration]) -> list[Figure]:

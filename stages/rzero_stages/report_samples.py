@@ -42,17 +42,25 @@ class Sample:
     decided_early: bool
     challenger_answer: str | None
     truth: str | None
-    """The computed answer, where there is one."""
+    """The computed answer, else the oracle's, where there is one."""
     label_is_right: bool
+    says: str
+    """Whose answer `truth` is."""
+    abstained_because: str | None
+    """Why the auditor gave no verdict on the label, if it was asked."""
 
 
 def choose(labels: Labels, iterations: list[Iteration]) -> list[Sample]:
     """Up to ten questions of different outcomes from all iterations, always the same ones."""
     queues: dict[str, list[tuple[Iteration, VotedQuestion]]] = {}
     with_votes = [entry for entry in iterations if entry.votes]
-    # Ids are hashes of the texts: their order is as good as chance, and always the same.
+    # Ids are hashes of the texts: their order is as good as chance, and always the same. What the
+    # auditor looked at comes first, for there is more to see.
     pools = [{question.id: question for question in entry.votes} for entry in with_votes]
-    ordered = [[pool[id] for id in sorted(pool)] for pool in pools]
+    ordered = [
+        [pool[id] for id in sorted(pool, key=lambda id: (id not in seen, id))]
+        for pool, seen in zip(pools, (entry.verdicts for entry in with_votes), strict=True)
+    ]
     for place in range(max(map(len, ordered), default=0)):
         for entry, questions in zip(with_votes, ordered, strict=True):
             if place < len(questions):
@@ -87,7 +95,9 @@ def _sample(what: str, entry: Iteration, question: VotedQuestion) -> Sample:
     vote = answers.vote(question.answers)
     cast = len(question.answers)
     listed = list(vote.counts.items())[:_MOST_ANSWERS]
-    truth = entry.truths.get(question.id)
+    verdict = entry.verdicts.get(question.id)
+    computed = entry.truths.get(question.id)
+    truth = computed or (verdict.truth if verdict else None)
     return Sample(
         iteration=entry.number,
         outcome=what,
@@ -106,4 +116,6 @@ def _sample(what: str, entry: Iteration, question: VotedQuestion) -> Sample:
         label_is_right=truth is not None
         and question.label is not None
         and answers.equivalent(question.label, truth),
+        says="the answer is" if computed else "the oracle answers",
+        abstained_because=verdict.why if verdict else None,
     )

@@ -74,7 +74,9 @@ def outcome_counts(entry: Iteration) -> dict[str, int]:
         "hard": int(built.get("tooHard", 0)),
         "tie": int(built.get("ties", 0)),
         "silent": int(built.get("unlabelled", 0)),
-        "duplicate": int(built.get("duplicates", 0) + built.get("nearDuplicates", 0)),
+        "duplicate": int(
+            sum(built.get(name, 0) for name in ("duplicates", "nearDuplicates", "probeDuplicates"))
+        ),
         "malformed": int(drawn.get("malformed", 0)),
     }
 
@@ -131,10 +133,10 @@ def _rise(ends: tuple[float, float] | None) -> str:
 
 
 def _accuracy(found: LabelAccuracy | None) -> tuple[str, list[str]]:
-    """The share, and below it its interval and, if not all could be computed, how many were."""
+    """The share, and below it its interval and, if not all labels were judged, how many were."""
     if found is None:
         return NOTHING, []
-    partly = [] if found.computed == found.labels else [f"{found.computed:,} computed"]
+    partly = [] if found.judged == found.labels else [f"{found.judged:,} {found.basis}"]
     if found.share is None:
         return NOTHING, partly
     return percent(found.share.estimate), [interval(found.share), *partly]

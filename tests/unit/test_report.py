@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from fake_run import FakeRun, voted
 
-from rzero_core.records import LabeledQuestion, Question, StepRow
+from rzero_core.records import LabeledQuestion, Question, StepRow, Verdict
 from rzero_core.run import Stage
-from rzero_core.status import Phase, StageState
+from rzero_core.status import LabelAccuracyStatus, Phase, StageState
 from rzero_core.task import BadConfiguration, shard_prefix
 from rzero_stages import report, report_words
 
@@ -131,6 +131,60 @@ def test_questions_without_computable_answers_make_no_claim_about_labels(tmp_pat
     text = page_of(fake).text
     assert "no right answer can be computed here" in text
     assert "Share of right labels:" not in text and "pseudo-label accuracy, iteration" not in text
+
+
+def audited(root: Path, **changes: str | bool | None) -> Page:
+    """The page of a run whose oracle found one label right, one wrong, and abstained once."""
+    fake = FakeRun(root, iterations=1)
+    texts = ["Name a colour.", "Name a river.", "Name a king."]
+    fake.finish_shards(1, [[voted(text, ["red"] * 5 + [None] * 5) for text in texts]])
+    rows = [
+        LabeledQuestion(id=Question.of(t).id, text=t, label="red", agreement=0.5) for t in texts
+    ]
+    says = [{"right": True, "truth": "red"}, {"right": False, "truth": "Rhine"}, {"why": "down"}]
+    verdicts = [
+        Verdict(**row.model_dump(), auditor="x", **verdict)  # type: ignore[arg-type]
+        for row, verdict in zip(rows, says, strict=True)
+    ]
+    files = {"curriculum.jsonl": rows, "audit.jsonl": verdicts}
+    fake.finish(1, Stage.BUILD_CURRICULUM, files, {"kept": 3}, seconds=1)
+    known = {"estimate": "0.5", "lower": "0.1", "upper": "0.9"} | changes
+    fake.audits[1] = LabelAccuracyStatus(
+        sample_size=2,
+        abstained=1,
+        method="Oracle big-model x3, stratified",
+        **known,  # type: ignore[arg-type]
+    )
+    return page_of(fake)
+
+
+def test_an_auditors_estimate_stands_with_its_interval_its_method_and_the_floor(
+    tmp_path: Path,
+) -> None:
+    text = audited(tmp_path).text
+    assert "Share of right labels: 50.0 % in iteration 1 (judged for 2 of 3 labels)" in text
+    assert "50.0 % 10.0\u201390.0 2 judged" in text
+    assert "Pseudo-label accuracy" in text and "True pseudo-label accuracy" not in text
+    said = "Judged for 2 of 3 labels in iteration 1 by Oracle big-model x3, stratified."
+    assert said in text and "floor, 60.0 %" in text
+
+
+def test_the_auditors_verdicts_stand_beside_the_votes(tmp_path: Path) -> None:
+    text = audited(tmp_path).text
+    assert "✓ right" in text
+    assert "✗ wrong , the oracle answers Rhine" in text
+    assert "the auditor abstained: down" in text
+
+
+@pytest.mark.parametrize(
+    "changes", [{"is_upper_bound": True}, {"estimate": None, "lower": None, "upper": None}]
+)
+def test_an_upper_bound_or_nothing_is_not_shown_as_accuracy(
+    tmp_path: Path, changes: dict[str, str | bool | None]
+) -> None:
+    text = audited(tmp_path, **changes).text
+    assert "no right answer can be computed here" in text
+    assert "Share of right labels:" not in text
 
 
 def test_a_run_that_has_not_begun_has_a_page(tmp_path: Path) -> None:
