@@ -65,9 +65,19 @@ chart-readme: venv ## Write the chart's table of values from the comments in val
 unit: venv ## Tests that need no network and no other program
 	$(PY) -m pytest tests/unit
 
+.PHONY: tools
+tools: venv ## The programs of the test cluster, from their Go modules, into the cache
+	$(PY) -m tests.cluster.build
+
+# The longest tests begin first, on one of the two workers.
 .PHONY: test
 test: check ## All tests that this machine can run; skips are loud, and failures with CI=true
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests -n 2 --dist loadfile --durations=15
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/e2e/test_end_to_end.py tests/restart tests/controlplane \
+	  tests -n 2 --dist loadfile --durations=25
+
+.PHONY: e2e
+e2e: venv ## The tutorial's way on a real Kubernetes: images, Helm, an applied run (needs root)
+	$(PY) -m pytest tests/e2e --durations=10
 
 .PHONY: images
 images: venv ## Both images, as OCI archives in the cache; options: docs/images.md

@@ -1,5 +1,6 @@
 """The S3 client that all requests go through, and what its errors mean: who must act, and where."""
 
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -70,6 +71,11 @@ WRONG_REGION = {
     "IllegalLocationConstraintException",
 }
 
+Observer = Callable[[str, str, float], None]
+observers: list[Observer] = []
+"""Told of each request, with its retries: operation, HTTP status or name of the error, seconds."""
+_BEGAN = "rzero_began"
+
 
 class Again(TryAgain):
     """Bad luck with a single request or body: worth a few more attempts at once."""
@@ -97,11 +103,32 @@ def connect(storage: Storage, attempts: int) -> Any:
     # The transfer manager knows no condition (ALLOWED_UPLOAD_ARGS), the requests it sends do.
     for operation in ("PutObject", "CompleteMultipartUpload"):
         client.meta.events.register(f"before-parameter-build.s3.{operation}", _never_replace)
+    client.meta.events.register("before-call.s3", _note_begin)
+    client.meta.events.register("after-call.s3", _tell_answer)
+    client.meta.events.register("after-call-error.s3", _tell_error)
     return client
 
 
 def _never_replace(params: dict[str, Any], **_: Any) -> None:
     params["IfNoneMatch"] = "*"
+
+
+def _note_begin(context: dict[str, Any], **_: Any) -> None:
+    context[_BEGAN] = time.monotonic()
+
+
+def _tell_answer(http_response: Any, model: Any, context: dict[str, Any], **_: Any) -> None:
+    _tell(model.name, str(http_response.status_code), context)
+
+
+def _tell_error(exception: Exception, context: dict[str, Any], event_name: str, **_: Any) -> None:
+    _tell(event_name.rpartition(".")[2], type(exception).__name__, context)
+
+
+def _tell(operation: str, code: str, context: dict[str, Any]) -> None:
+    seconds = time.monotonic() - context[_BEGAN]
+    for observer in observers:
+        observer(operation, code, seconds)
 
 
 def ask(uri: str, work: Callable[[], T]) -> T:

@@ -17,6 +17,7 @@ from rzero_core.records import (
 )
 from rzero_core.run import CoEvolutionRun, Stage
 from rzero_core.status import (
+    GuardrailStatus,
     IterationStatus,
     LabelAccuracyStatus,
     Phase,
@@ -48,6 +49,8 @@ class FakeRun:
         self.phase = Phase.SUCCEEDED
         self.audits: dict[int, LabelAccuracyStatus] = {}
         """Of the iterations that an auditor looked at."""
+        self.verdicts: dict[int, GuardrailStatus] = {}
+        """Of the iterations that the guardrail judged."""
 
     def whole(self) -> "FakeRun":
         """All iterations of a run that learns, and whose labels get worse."""
@@ -235,8 +238,12 @@ class FakeRun:
 
     def _iterations(self) -> Iterator[IterationStatus]:
         for number, stages in sorted(self.stages.items()):
-            audit = self.audits.get(number)
-            yield IterationStatus(iteration=number, stages=stages, label_accuracy=audit)
+            yield IterationStatus(
+                iteration=number,
+                stages=stages,
+                label_accuracy=self.audits.get(number),
+                guardrail=self.verdicts.get(number),
+            )
 
 
 def voted(text: str, answers: list[str | None]) -> VotedQuestion:

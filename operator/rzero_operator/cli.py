@@ -1,31 +1,32 @@
 """The command `rzero`: runs, checks, shows and reports a run from its manifest."""
 
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, ParamSpec
+from uuid import uuid4
 
 import typer
-import yaml
 from rich.console import Console
 
 from rzero_core.manifest import disk_errors
 from rzero_core.run import RunSpec
 from rzero_core.status import Phase
-from rzero_core.task import BadConfiguration, StageError
+from rzero_core.task import BadConfiguration, StageError, TryAgain
 from rzero_operator.conditions import message_of
 from rzero_operator.folder import RunFolder
+from rzero_operator.guardrails import is_stopped
 from rzero_operator.local import LocalRunner, check_inputs
 from rzero_operator.manifests import ManifestError, load, without_effect_locally
-from rzero_operator.terminal import LiveDisplay, PlainDisplay, tree
+from rzero_operator.report_process import write_report
+from rzero_operator.terminal import LiveDisplay, PlainDisplay
+from rzero_operator.views import tree
 
 _P = ParamSpec("_P")
 BAD_MANIFEST = 64
 BAD_CONFIGURATION = BadConfiguration.exit_code
+PAUSED = TryAgain.exit_code
 
 app = typer.Typer(
     help="Self-improving language models without human data, from one manifest.",
@@ -70,6 +71,9 @@ def _one_line_errors(command: Callable[_P, None]) -> Callable[_P, None]:
 def run(
     manifest: Manifest,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings only.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the guardrail paused the run.")
+    ] = False,
 ) -> None:
     """Carry out a run on this machine, or continue it where it stopped."""
     declared = load(manifest)
@@ -83,7 +87,8 @@ def run(
     try:
         folder.open()
         with disk_errors(folder.path), _display(declared.spec, quiet=quiet) as display:
-            runner = LocalRunner(declared, folder, display)
+            asked = uuid4().hex if resume else ""
+            runner = LocalRunner(declared, folder, display, resume=asked)
             before = runner.status
             after = runner.run()
     finally:
@@ -132,7 +137,7 @@ def status(
     if not console.is_terminal:
         # Lines stay whole for grep.
         console.width = 1000
-    console.print(tree(declared.metadata.name, declared.spec, folder.read_status()))
+    console.print(tree(declared.metadata.name, declared.spec.iterations, folder.read_status()))
 
 
 @app.command()
@@ -151,14 +156,7 @@ def report(
             f"run {declared.metadata.name} has not begun (no {folder.status_path}); start it with "
             f"`rzero run {manifest}`"
         )
-    # A process of its own: the command line knows nothing of the stages and their libraries.
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as plain:
-        # As this command understood it: all defaults spelled out, numbers that all parsers read.
-        yaml.safe_dump(declared.to_dict(), plain)
-        plain.flush()
-        command = [sys.executable, "-P", "-m", "rzero_stages.report"]
-        arguments = [str(folder.status_path), plain.name, str(output)]
-        code = subprocess.run(command + arguments, check=False).returncode
+    code = write_report(declared, folder.status_path, output)
     if code:
         raise typer.Exit(code)
     typer.echo(f"wrote {output}")
@@ -176,10 +174,20 @@ def _conclude(manifest: Path, runner: LocalRunner, already: bool) -> None:
     status, name = runner.status, runner.identity.ref.name
     if status.phase is Phase.SUCCEEDED:
         word = "had already succeeded" if already else "succeeded"
+        if is_stopped(status):
+            word = f"was {message_of(status, 'Succeeded')}; best checkpoint: "
+            word += str(status.best_checkpoint)
         typer.echo(f"run {name} {word}; `rzero report {manifest}` shows it")
     elif status.phase is Phase.FAILED:
         typer.echo(f"run {name} failed: {message_of(status, 'Failed')}", err=True)
         raise typer.Exit(runner.failure_code())
+    elif status.phase is Phase.SUSPENDED and not runner.interrupts:
+        typer.echo(
+            f"run {name} was {message_of(status, 'Suspended')}; `rzero run --resume {manifest}` "
+            "trains it all the same, and a change of spec.labelAccuracy is judged anew",
+            err=True,
+        )
+        raise typer.Exit(PAUSED)
     else:
         typer.echo(f"stopped; `rzero run {manifest}` continues", err=True)
         raise typer.Exit(128 + (runner.interrupts or [signal.SIGINT])[0])

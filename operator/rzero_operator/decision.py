@@ -16,6 +16,10 @@ class RunIdentity:
     ref: RunRef
     generation: int = 0
     """Counts the changes of the spec."""
+    retry: str = ""
+    """The annotation `rzero.dev/retry`: another value than before tries a failed run again."""
+    resume: str = ""
+    """The annotation `rzero.dev/resume`: another value than before ends the guardrail's pause."""
 
 
 class AttemptState(StrEnum):
@@ -43,12 +47,19 @@ class Attempt:
     results: tuple[StageResult, ...] = ()
     """What a succeeded attempt reported, one for each shard, in any order."""
     exit_code: int | None = None
+    execution: str = "local"
+    """UID of its Job."""
     reason: str = ""
-    """One word, for events: DeadlineExceeded, OutOfMemory, ..."""
+    """One word for why it failed (DeadlineExceeded, OutOfMemory, ...) or, while it is live, for why
+    it cannot go on (ImagePullBackOff, Unschedulable, Queued, ...)."""
     preempted: bool = False
     """Ended through no fault of the stage."""
     message: str = ""
-    """One line that says why it failed."""
+    """One line that says more about the reason."""
+
+
+QUEUED = "Queued"
+"""The reason of a live attempt that a queue holds back, as it should."""
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,9 @@ class LiveAttempt:
                 self._close(process)
         if any(process.popen.returncode for process in self._ended):
             self._pending = []
-            self._kill_ranks_of_the_failed()
+            # Told to stop, ranks end one after another: the first one last, after its checkpoint.
+            if not self.stopping:
+                self._kill_ranks_of_the_failed()
         limit = self.start.settings.active_deadline_seconds
         late = time.monotonic() - self._began - limit if limit is not None else -1.0
         if late > 0:

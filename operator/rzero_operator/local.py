@@ -65,8 +65,12 @@ class LocalRunner:
         folder: RunFolder,
         display: Display,
         command: Sequence[str] | None = None,
+        resume: str = "",
     ) -> None:
-        """`command` starts a stage; absent, a nursery does where it can, else `STAGE_COMMAND`."""
+        """`command` starts a stage; absent, a nursery does where it can, else `STAGE_COMMAND`.
+
+        `resume`, another value each time, ends a pause of the guardrail.
+        """
         self.spec = manifest.spec
         self.folder = folder
         self.display = display
@@ -74,7 +78,7 @@ class LocalRunner:
         # The kernel's descriptors of processes are Linux's; a GPU's driver does not survive a fork.
         self._by_fork = command is None and sys.platform == "linux" and not visible_gpus()
         self._nursery: Nursery | None = None
-        self.identity = RunIdentity(folder.run)
+        self.identity = RunIdentity(folder.run, resume=resume)
         self._store = ArtifactStore(manifest.spec.storage)
         self.status = folder.read_status()
         self.interrupts: list[int] = []

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rzero_core.run import API_VERSION, KIND, CoEvolutionRun, LabelAccuracy, RunSpec
+from rzero_core.run import API_VERSION, KIND, AuditorType, CoEvolutionRun, RunSpec
 from rzero_core.wire import explain
 
 
@@ -84,11 +84,18 @@ def without_effect_locally(spec: RunSpec) -> list[str]:
             "spec.storage.secretName: has no effect on one machine; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
         )
-    # Silence here would let a user trust a guardrail that is not there.
-    if spec.label_accuracy != LabelAccuracy():
+    auditor = spec.label_accuracy.auditor
+    oracle = auditor.oracle
+    if oracle is not None and oracle.secret_name is not None:
         lines.append(
-            "spec.labelAccuracy: has no effect yet: labels are not audited, and no run is paused "
-            "or stopped; `rzero report` computes what it can"
+            "spec.labelAccuracy.auditor.oracle.secretName: has no effect on one machine; set "
+            "RZERO_ORACLE_API_KEY"
+        )
+    # Silence here would let a user trust a guardrail that is not there.
+    if spec.label_accuracy.on_violation != "Warn" and auditor.type is AuditorType.NONE:
+        lines.append(
+            f"spec.labelAccuracy.onViolation: {spec.label_accuracy.on_violation} has no effect "
+            "without an auditor; set spec.labelAccuracy.auditor.type"
         )
     for name, field in type(spec.stages).model_fields.items():
         settings = getattr(spec.stages, name)

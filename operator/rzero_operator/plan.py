@@ -10,46 +10,23 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from rzero_core.run import RunSpec, Stage
-from rzero_core.status import IterationStatus, Phase, RunStatus, StageState, StageStatus
-from rzero_core.task import NEVER_RETRIED, StageResult
-from rzero_operator.conditions import conditions, rfc3339
+from rzero_core.status import GuardrailAction, Phase, RunStatus, StageState, StageStatus
+from rzero_operator import guardrails
+from rzero_operator.attempts import Attempts, back_off
+from rzero_operator.conditions import condition_of, conditions, rfc3339
 from rzero_operator.decision import (
-    LIVE,
+    QUEUED,
     Attempt,
     AttemptState,
     Decision,
-    Event,
     RunIdentity,
     StartAttempt,
     StopAttempt,
 )
-from rzero_operator.tasks import OUTPUT, Step, build_task, done, shards_of, steps
-
-FIRST_BACK_OFF = 10.0
-"""Seconds between the first failure and the next attempt; doubles with each failure."""
-LONGEST_BACK_OFF = 360.0
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """A decision in the making."""
-
-    status: RunStatus
-    message: str = ""
-    actions: tuple[StartAttempt | StopAttempt, ...] = ()
-    events: tuple[Event, ...] = ()
-    requeue_after: float | None = None
-
-    def tell(
-        self, reason: str, message: str, step: Step | None = None, *, warning: bool = False
-    ) -> "_Draft":
-        return replace(self, events=(*self.events, Event(reason, message, warning, step)))
-
-    def act(self, *actions: StartAttempt | StopAttempt) -> "_Draft":
-        return replace(self, actions=(*self.actions, *actions))
-
-    def put(self, **changes: object) -> "_Draft":
-        return replace(self, status=self.status.model_copy(update=changes))
+from rzero_operator.draft import Draft, put_entry
+from rzero_operator.repair import repair
+from rzero_operator.summary import summarized
+from rzero_operator.tasks import Step, build_task, shards_of, steps
 
 
 def decide(
@@ -67,13 +44,13 @@ def reopen(status: RunStatus) -> RunStatus:
     """A failed run made ready to go on, with fresh budgets, after somebody mended the cause."""
     if status.phase is not Phase.FAILED:
         return status
-    draft = _Draft(status.model_copy(update={"phase": Phase.PENDING}))
+    draft = Draft(status.model_copy(update={"phase": Phase.PENDING}))
     for group in status.iterations:
         for entry in group.stages:
             if entry.state is StageState.FAILED and entry.stage is not Stage.EVALUATE:
                 fresh = {"state": StageState.WAITING, "failures": 0, "preemptions": 0}
                 cleared = {"finished_at": None, "not_before": None, "message": None}
-                draft = _put_entry(draft, group.iteration, entry.model_copy(update=fresh | cleared))
+                draft = put_entry(draft, group.iteration, entry.model_copy(update=fresh | cleared))
     return draft.status
 
 
@@ -91,38 +68,72 @@ class _Decider:
         object.__setattr__(self, "time", rfc3339(self.now))
 
     def decide(self, status: RunStatus) -> Decision:
-        draft = _Draft(status)
-        draft = self._stop_all(draft, None) if self._is_over(status) else self._advance(draft)
-        draft = draft.put(
-            observed_generation=self.run.generation,
-            conditions=conditions(draft.status, draft.message, self.run.generation, self.time),
-        )
+        status = repair(self.run.ref, self.spec, status)
+        again = bool(self.run.retry) and self.run.retry != status.last_retry
+        if again:
+            status = reopen(status).model_copy(update={"last_retry": self.run.retry})
+        draft = Draft(status)
+        if self.run.resume and self.run.resume != status.last_resume:
+            draft = guardrails.resume(draft).put(last_resume=self.run.resume)
+        if self._is_over(draft.status):
+            draft = self._stop_all(draft, None)
+        else:
+            # By the limits as they are now.
+            draft = self._advance(guardrails.review(self.spec, draft), afresh=again)
+        draft = self._conclude(draft)
         return Decision(draft.status, draft.actions, draft.events, draft.requeue_after)
 
+    def _conclude(self, draft: Draft) -> Draft:
+        """The draft with its conditions; an attempt that gets stuck is told once."""
+        before = condition_of(draft.status, "Stalled")
+        status, generation = draft.status, self.run.generation
+        told = conditions(
+            status, draft.message, generation, self.time, draft.blocked, draft.reason
+        ) + guardrails.told(status, generation, self.time)
+        draft = draft.put(observed_generation=generation, conditions=told)
+        draft = replace(draft, status=summarized(self.spec, draft.status))
+        if draft.blocked and (before is None or before.reason != draft.blocked):
+            draft = draft.tell(draft.blocked, draft.message, warning=True)
+        return draft
+
     def _is_over(self, status: RunStatus) -> bool:
-        """Terminal is terminal, but a run that succeeded goes on when its iterations grow."""
-        reached = max((group.iteration for group in status.iterations), default=0)
-        return status.phase is Phase.FAILED or (
-            status.phase is Phase.SUCCEEDED and self.spec.iterations <= reached
+        """Terminal is terminal, but a run that succeeded goes on when its iterations grow.
+
+        The phase alone does not decide: somebody may have written it by hand.
+        """
+        if status.phase is Phase.SUCCEEDED:
+            if guardrails.is_stopped(status):
+                return True
+            numbers = range(1, self.spec.iterations + 1)
+            trained = [status.find(number, Stage.TRAIN_SOLVER) for number in numbers]
+            return all(entry and entry.state is StageState.DONE for entry in trained)
+        return status.phase is Phase.FAILED and any(
+            entry.state is StageState.FAILED and entry.stage is not Stage.EVALUATE
+            for group in status.iterations
+            for entry in group.stages
         )
 
-    def _advance(self, draft: _Draft) -> _Draft:
-        """Settle step after step until one is live, waits, or none is left."""
+    def _advance(self, draft: Draft, *, afresh: bool) -> Draft:
+        """Settle step after step until one is live, waits, or none is left.
+
+        `afresh`: somebody asked for another attempt in place of one that cannot go on.
+        """
+        attempts = Attempts(self.run, self.spec, self.observed, self.now, self.phase)
         while (step := self._frontier(draft.status)) is not None:
-            draft, live = self._settle(draft, step)
+            draft, live = attempts.settle(draft, step)
+            if step.stage is Stage.BUILD_CURRICULUM:
+                draft = guardrails.review(self.spec, draft)
             entry = draft.status.find(*step)
             if live is not None:
-                return self._go_on(self._stop_all(draft, keep=live), step, live)
-            if entry is None or entry.state is StageState.WAITING:
+                stuck = afresh and bool(live.reason)
+                draft = self._stop_all(draft, keep=None if stuck else live)
+                return self._go_on(draft, step, live)
+            if entry is None or entry.state in (StageState.WAITING, StageState.RUNNING):
                 return self._begin(self._stop_all(draft, keep=None), step)
             if entry.state is StageState.FAILED and step.stage is not Stage.EVALUATE:
                 return self._fail(self._stop_all(draft, keep=None), step, entry)
-        draft = self._stop_all(draft, keep=None)
-        draft = draft.put(
-            phase=Phase.SUCCEEDED, stage=None, attempt=0, iteration=self.spec.iterations
-        )
-        message = f"all {self.spec.iterations} iterations are done"
-        return replace(draft.tell("Succeeded", message), message=message)
+        draft = self._stop_all(draft, keep=None).put(iteration=self.spec.iterations)
+        return self._succeed(draft, f"all {self.spec.iterations} iterations are done")
 
     def _frontier(self, status: RunStatus) -> Step | None:
         """The first step that is not done; a failed evaluation is passed over."""
@@ -134,108 +145,24 @@ class _Decider:
                 return step
         return None
 
-    def _settle(self, draft: _Draft, step: Step) -> tuple[_Draft, Attempt | None]:
-        """Take in what is observed of a step: its results, else its live attempt, else its end."""
-        seen = sorted((a for a in self.observed if a.step == step), key=lambda a: a.number)
-        entry = draft.status.find(*step)
-        newest = seen[-1].number if seen else 0
-        if newest > (entry.attempts if entry else 0):
-            # Begun by somebody whose status was lost: adopted.
-            entry = entry or StageStatus(
-                stage=step.stage, round=step.round, state=StageState.RUNNING, started_at=self.time
-            )
-            entry = entry.model_copy(update={"attempts": newest, "state": StageState.RUNNING})
-        if entry is None:
-            return draft, None
-        for attempt in seen:
-            results = self._results(attempt)
-            if results:
-                finished = done(entry, results, self.time)
-                draft = _put_entry(draft, step.iteration, finished)
-                return draft.tell("StageDone", f"{step}: done", step), None
-        live = [attempt for attempt in seen if attempt.state in LIVE]
-        if live:
-            entry = entry.model_copy(update={"state": StageState.RUNNING})
-            return _put_entry(draft, step.iteration, entry), live[-1]
-        if entry.state is StageState.RUNNING:
-            last = seen[-1] if seen and newest == entry.attempts else None
-            return self._close_attempt(draft, step, entry, last), None
-        return _put_entry(draft, step.iteration, entry), None
-
-    def _results(self, attempt: Attempt) -> tuple[StageResult, ...]:
-        """The results in the order of shards, or none if they do not prove the step done."""
-        if attempt.state is not AttemptState.SUCCEEDED:
-            return ()
-        step, name = attempt.step, OUTPUT[attempt.step.stage]
-        results = sorted(attempt.results, key=lambda result: result.shard or 0)
-        expected = [None] if attempt.shards is None else list(range(attempt.shards))
-        proven = [result.shard for result in results] == expected and all(
-            result.run_uid == self.run.ref.uid
-            and Step(result.iteration, result.stage, result.round) == step
-            and name in result.outputs
-            for result in results
-        )
-        return tuple(results) if proven else ()
-
-    def _close_attempt(
-        self, draft: _Draft, step: Step, entry: StageStatus, last: Attempt | None
-    ) -> _Draft:
-        """Count an attempt that ended without results; None: it vanished."""
-        settings = self.spec.stages.of(step.stage)
-        code = last.exit_code if last else None
-        message = (last.message or f"exit code {code}") if last else "the attempt vanished"
-        if last is not None and last.state is AttemptState.SUCCEEDED:
-            message = "the attempt ended without a result"
-        lost = last is None or last.preempted or last.state is AttemptState.SUCCEEDED
-        failures, preemptions, state = entry.failures, entry.preemptions, StageState.WAITING
-        not_before = None
-        if code in NEVER_RETRIED:
-            failures, state = failures + 1, StageState.FAILED
-        elif self.phase is Phase.SUSPENDING:
-            pass  # It stopped because it was asked to.
-        elif lost:
-            preemptions += 1
-            if preemptions > settings.max_preemptions:
-                state = StageState.FAILED
-                message += f"; lost {preemptions} attempts, more than maxPreemptions allows"
-        else:
-            failures += 1
-            if failures > settings.max_retries:
-                state = StageState.FAILED
-                message += f"; failed {failures} times, more than maxRetries allows"
-            else:
-                not_before = rfc3339(self.now + timedelta(seconds=_back_off(failures)))
-        closed = entry.model_copy(
-            update={
-                "state": state,
-                "failures": failures,
-                "preemptions": preemptions,
-                "not_before": not_before,
-                "finished_at": self.time if state is StageState.FAILED else None,
-                "message": message,
-            }
-        )
-        draft = _put_entry(draft, step.iteration, closed)
-        if state is StageState.WAITING and failures + preemptions == (
-            entry.failures + entry.preemptions
-        ):
-            return draft.tell("AttemptStopped", f"{step}: attempt {entry.attempts} stopped", step)
-        reason = "AttemptLost" if lost else (last.reason if last else "") or "AttemptFailed"
-        told = f"{step}: attempt {entry.attempts}: {message}"
-        return draft.tell(reason, told, step, warning=True)
-
-    def _go_on(self, draft: _Draft, step: Step, live: Attempt) -> _Draft:
+    def _go_on(self, draft: Draft, step: Step, live: Attempt) -> Draft:
         """One attempt is live: let it run, or stop it when the run is suspended."""
         stopping = live.state is AttemptState.STOPPING
-        phase = Phase.SUSPENDING if self.spec.suspend or stopping else Phase.RUNNING
+        # An attempt that was asked to stop for a suspension ends for it, also after a resume.
+        suspending = self.spec.suspend or (stopping and self.phase is Phase.SUSPENDING)
+        phase = Phase.SUSPENDING if suspending else Phase.RUNNING
         if self.spec.suspend and not stopping:
             draft = draft.act(StopAttempt(step, live.number))
         draft = draft.put(
             phase=phase, iteration=step.iteration, stage=step.stage, attempt=live.number
         )
-        return replace(draft, message=f"{step}: attempt {live.number}")
+        message = f"{step}: attempt {live.number}"
+        if live.reason:
+            message += f": {live.reason}: {live.message}"
+        blocked = "" if live.reason == QUEUED else live.reason
+        return replace(draft, message=message, blocked=blocked)
 
-    def _begin(self, draft: _Draft, step: Step) -> _Draft:
+    def _begin(self, draft: Draft, step: Step) -> Draft:
         """No attempt is live: reserve and start the next one when it is due."""
         entry = draft.status.find(*step) or StageStatus(
             stage=step.stage, round=step.round, state=StageState.WAITING
@@ -245,29 +172,56 @@ class _Decider:
             if self.phase is not Phase.SUSPENDED:
                 draft = draft.tell("Suspended", f"{step}: suspended", step)
             return replace(draft.put(phase=Phase.SUSPENDED), message=f"suspended before {step}")
+        if step.stage is Stage.TRAIN_SOLVER:
+            draft, action = guardrails.guard(self.spec, draft, step)
+            if action in (GuardrailAction.PAUSED, GuardrailAction.STOPPED):
+                return self._hold(draft, step, action)
         draft = draft.put(phase=Phase.RUNNING)
         if entry.not_before is not None:
-            wait = (datetime.fromisoformat(entry.not_before) - self.now).total_seconds()
+            longest = timedelta(seconds=back_off(max(1, entry.failures)))
+            if datetime.fromisoformat(entry.not_before) > self.now + longest:
+                # Written by a clock that is ahead of this one: the wait begins anew.
+                entry = entry.model_copy(update={"not_before": rfc3339(self.now + longest)})
+                draft = put_entry(draft, step.iteration, entry)
+            wait = (datetime.fromisoformat(entry.not_before or "") - self.now).total_seconds()
             if wait > 0:
                 return replace(draft, requeue_after=wait, message=f"{step}: waits to retry")
-        number = entry.attempts + 1
+        reserved_before = entry.state is StageState.RUNNING
+        number = entry.attempts if reserved_before else entry.attempts + 1
         reserved = entry.model_copy(
             update={
                 "state": StageState.RUNNING,
                 "attempts": number,
+                "execution": None,
                 "started_at": entry.started_at or self.time,
                 "not_before": None,
             }
         )
         task = build_task(self.spec, draft.status, self.run.ref, step, number)
-        draft = _put_entry(draft.put(attempt=number), step.iteration, reserved)
+        draft = put_entry(draft.put(attempt=number), step.iteration, reserved)
         draft = draft.act(
             StartAttempt(step, task, shards_of(task), self.spec.stages.of(step.stage))
         )
         message = f"{step}: attempt {number}"
-        return replace(draft.tell("AttemptStarted", message, step), message=message)
+        if not reserved_before:
+            draft = draft.tell("AttemptStarted", message, step)
+        return replace(draft, message=message)
 
-    def _fail(self, draft: _Draft, step: Step, entry: StageStatus) -> _Draft:
+    def _hold(self, draft: Draft, step: Step, action: GuardrailAction) -> Draft:
+        """The guardrail does not let this Solver be trained."""
+        group = next(item for item in draft.status.iterations if item.iteration == step.iteration)
+        assert group.guardrail is not None
+        message = guardrails.held_up(step, action, group.guardrail)
+        draft = replace(draft, reason=guardrails.reason_of(group.guardrail.outcome))
+        if action is GuardrailAction.PAUSED:
+            return replace(draft.put(phase=Phase.SUSPENDED), message=message)
+        return self._succeed(draft, message)
+
+    def _succeed(self, draft: Draft, message: str) -> Draft:
+        draft = draft.put(phase=Phase.SUCCEEDED, stage=None, attempt=0)
+        return replace(draft.tell("Succeeded", message), message=message)
+
+    def _fail(self, draft: Draft, step: Step, entry: StageStatus) -> Draft:
         draft = draft.put(
             phase=Phase.FAILED,
             iteration=step.iteration,
@@ -277,30 +231,26 @@ class _Decider:
         message = f"{step}: {entry.message}"
         return replace(draft.tell("Failed", message, step, warning=True), message=message)
 
-    def _stop_all(self, draft: _Draft, keep: Attempt | None) -> _Draft:
-        """Stop what runs beside the one attempt that may."""
+    def _stop_all(self, draft: Draft, keep: Attempt | None) -> Draft:
+        """Stop what runs beside the one attempt that may.
+
+        Not the one that did its step: its results came before its end was told.
+        """
+
+        def is_done(attempt: Attempt) -> bool:
+            entry = draft.status.find(*attempt.step)
+            return (
+                entry is not None
+                and entry.state is StageState.DONE
+                and (entry.attempts, entry.execution) == (attempt.number, attempt.execution)
+            )
+
         return draft.act(
             *(
                 StopAttempt(attempt.step, attempt.number)
                 for attempt in self.observed
-                if attempt.state is AttemptState.RUNNING and attempt != keep
+                if attempt.state is AttemptState.RUNNING
+                and attempt != keep
+                and not is_done(attempt)
             )
         )
-
-
-def _put_entry(draft: _Draft, iteration: int, entry: StageStatus) -> _Draft:
-    """The draft with one stage of one iteration replaced or added; iterations in their order."""
-    groups = {group.iteration: group for group in draft.status.iterations}
-    group = groups.get(iteration) or IterationStatus(iteration=iteration)
-    stages = list(group.stages)
-    places = [(item.stage, item.round) for item in stages]
-    if (entry.stage, entry.round) in places:
-        stages[places.index((entry.stage, entry.round))] = entry
-    else:
-        stages.append(entry)
-    groups[iteration] = group.model_copy(update={"stages": stages})
-    return draft.put(iterations=[groups[number] for number in sorted(groups)])
-
-
-def _back_off(failures: int) -> float:
-    return min(FIRST_BACK_OFF * 2.0 ** (failures - 1), LONGEST_BACK_OFF)

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from rzero_core.run import RunSpec, Stage
-from rzero_core.status import RunStatus, StageState, StageStatus
+from rzero_core.status import LabelAccuracyStatus, RunStatus, StageState, StageStatus
 from rzero_core.task import (
     BuildCurriculumTask,
     EvaluateTask,
@@ -99,7 +99,11 @@ def build_task(
             return GenerateQuestionsTask(**base, challenger=challenger, questions=spec.questions)
         case Stage.LABEL_QUESTIONS:
             pool = _shards(status, iteration, Stage.GENERATE_QUESTIONS, round)
-            return LabelQuestionsTask(**base, solver=solver, pool=pool, labels=spec.labels)
+            # Once an iteration: its curriculum is built from the votes of all rounds.
+            probes = spec.label_accuracy.auditor.probes if round == 1 else None
+            return LabelQuestionsTask(
+                **base, solver=solver, pool=pool, labels=spec.labels, probes=probes
+            )
         case Stage.BUILD_CURRICULUM:
             return BuildCurriculumTask(
                 **base,
@@ -112,6 +116,8 @@ def build_task(
                 labels=spec.labels,
                 minimum=spec.solver.batch_size,
                 last_round=round > spec.questions.top_ups,
+                label_accuracy=spec.label_accuracy,
+                previous=_curriculum(status, iteration - 1) if iteration > 1 else None,
             )
         case Stage.TRAIN_SOLVER:
             return TrainSolverTask(
@@ -167,6 +173,29 @@ def done(entry: StageStatus, results: Sequence[StageResult], finished_at: str) -
             "message": None,
         }
     )
+
+
+def label_accuracy_of(result: StageResult) -> LabelAccuracyStatus | None:
+    """What BuildCurriculum found out about its labels, as the status holds it.
+
+    None for other stages, and for a curriculum that a top-up round will replace.
+    """
+    audit = result.label_audit
+    if audit is None:
+        return None
+    return LabelAccuracyStatus(
+        estimate=_decimal_or_none(audit.estimate),
+        lower=_decimal_or_none(audit.lower),
+        upper=_decimal_or_none(audit.upper),
+        sample_size=audit.sample_size,
+        abstained=audit.abstained,
+        method=audit.method,
+        is_upper_bound=audit.is_upper_bound,
+    )
+
+
+def _decimal_or_none(value: float | None) -> str | None:
+    return None if value is None else decimal_string(value)
 
 
 def decimal_string(value: float) -> str:

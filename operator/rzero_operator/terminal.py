@@ -2,31 +2,24 @@
 
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.tree import Tree
 
 from rzero_core.run import RunSpec, Stage
-from rzero_core.status import RunStatus, StageState, StageStatus
+from rzero_core.status import RunStatus, StageState
 from rzero_operator.decision import Event
 from rzero_operator.process import Progress as StageProgress
 from rzero_operator.tasks import Step, steps
+from rzero_operator.views import figures
 
 LIVE_METRICS = ("reward", "agreement", "rightShare")
 """What stands beside the bar, in this order, where a stage reports it."""
 _SAID_ELSEWHERE = ("Succeeded", "Failed")
 """The command's last line tells how the run ended."""
-_MARKS = {
-    StageState.DONE: "[green]done[/]",
-    StageState.RUNNING: "[cyan]running[/]",
-    StageState.WAITING: "[yellow]waiting[/]",
-    StageState.FAILED: "[red]failed[/]",
-}
 
 
 class PlainDisplay:
@@ -150,67 +143,11 @@ class LiveDisplay:
             self.bars.refresh()
 
 
-def tree(name: str, spec: RunSpec, status: RunStatus) -> Tree:
-    """Iterations, their stages with attempts, times and main figures."""
-    label = f"[bold]{name}[/] {status.phase} · iteration {status.iteration}/{spec.iterations}"
-    root = Tree(label)
-    for group in status.iterations:
-        title = f"iteration {group.iteration}" if group.iteration else "base model"
-        branch = root.add(title)
-        for entry in group.stages:
-            branch.add(_entry_line(entry))
-    return root
-
-
-def _entry_line(entry: StageStatus) -> str:
-    top_up = f" (round {entry.round})" if entry.round > 1 else ""
-    parts = [f"{entry.stage}{top_up} {_MARKS[entry.state]}", *_figures(entry)]
-    if entry.attempts > 1:
-        ends = {"failed": entry.failures, "lost": entry.preemptions}
-        told = ", ".join(f"{count} {word}" for word, count in ends.items() if count)
-        parts.append(f"{entry.attempts} attempts" + (f" ({told})" if told else ""))
-    if entry.message:
-        parts.append(escape(entry.message))
-    return " · ".join(parts)
-
-
 def _line(event: Event, status: RunStatus) -> str:
     if event.step is None or event.reason != "StageDone":
         return event.message
     entry = status.find(*event.step)
-    return " · ".join([event.message, *(_figures(entry) if entry else [])])
-
-
-def _figures(entry: StageStatus) -> list[str]:
-    """Wall-clock time and the main figures of a stage."""
-    figures = []
-    if entry.started_at and entry.finished_at:
-        begun, ended = map(datetime.fromisoformat, (entry.started_at, entry.finished_at))
-        figures.append(f"{(ended - begun).total_seconds():.0f} s")
-    return figures + _findings(entry.stage, {k: float(v) for k, v in entry.metrics.items()})
-
-
-def _findings(stage: Stage, metrics: dict[str, float]) -> list[str]:
-    """What a user asks first about a finished stage; nothing where it did not report it."""
-    match stage:
-        case Stage.TRAIN_CHALLENGER | Stage.TRAIN_SOLVER if "rewardFirst" in metrics:
-            return [f"reward {metrics['rewardFirst']:.3f} → {metrics['rewardLast']:.3f}"]
-        case Stage.GENERATE_QUESTIONS if "valid" in metrics:
-            return [f"{metrics['valid']:.0f} of {metrics['questions']:.0f} questions valid"]
-        case Stage.LABEL_QUESTIONS if metrics.get("questions"):
-            return [f"mean agreement {metrics['agreementSum'] / metrics['questions']:.3f}"]
-        case Stage.BUILD_CURRICULUM if "kept" in metrics:
-            top_up = [f"{metrics['short']:.0f} short"] if metrics.get("short") else []
-            return [f"{metrics['kept']:.0f} of {metrics['questions']:.0f} kept", *top_up]
-        case Stage.EVALUATE:
-            # Bounds of intervals stand in the report.
-            return [
-                f"{name} {value:.3f}"
-                for name, value in metrics.items()
-                if "." in name and not name.endswith(("Lower", "Upper"))
-            ]
-        case _:
-            return []
+    return " · ".join([event.message, *(figures(entry) if entry else [])])
 
 
 def _has_ended(status: RunStatus, step: Step) -> bool:

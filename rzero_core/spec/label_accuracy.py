@@ -87,6 +87,8 @@ class LabelAccuracy(Wire):
     floor: float = Field(0.60, ge=0.0, le=1.0)
     """Pseudo-label accuracy below which the guardrail acts."""
     max_drop: float = Field(0.10, ge=0.0, le=1.0)
-    """Loss of pseudo-label accuracy since the best iteration above which the guardrail acts."""
+    """Loss of pseudo-label accuracy since the previous or the best iteration above which the
+    guardrail acts, unless held-out scores certainly rise."""
     on_violation: Literal["Warn", "Pause", "Stop"] = "Warn"
-    """What the guardrail does."""
+    """What the guardrail does before a Solver is trained on labels that break a limit: tell, wait
+    for `resume` or other limits, or end the run with its best checkpoint."""

@@ -39,6 +39,7 @@ from rzero_core.task import (
     parse_task,
 )
 from rzero_core.wire import explain
+from rzero_stages import live_metrics
 
 FAILED = 1
 log = logging.getLogger("rzero_stages")
@@ -60,7 +61,9 @@ def main() -> int:
     _stop_on_sigterm(result_path)
     try:
         task = _read_task(os.environ)
-        result = run(task, ArtifactStore(task.storage), _read_shard(task, os.environ))
+        shard = _read_shard(task, os.environ)
+        with live_metrics.served(task, shard, os.environ):
+            result = run(task, ArtifactStore(task.storage), shard)
         text = result.to_json()
         assert len(text.encode()) <= MAX_RESULT_BYTES, f"a result of {len(text.encode())} bytes"
         code = 0

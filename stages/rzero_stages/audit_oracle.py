@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rzero_core.guardrail import LOOKS, WIDEST
+from rzero_core.guardrail import ALPHA, LOOKS, WIDEST, below_floor
 from rzero_core.label_accuracy import (
     AuditedStratum,
     AuditorUnusableError,
@@ -79,7 +79,8 @@ def judge(
             break
         # More questions help against neither abstentions nor the oracle's own errors.
         width = audited([replace(s, abstained=0) for s in counted]).accuracy.width
-        if width <= WIDEST or estimate.accuracy.upper < task.label_accuracy.floor:
+        floor = task.label_accuracy.floor
+        if width <= WIDEST or below_floor(estimate.accuracy, floor, ALPHA / LOOKS):
             break
     found = list(verdicts.values())
     metrics = desk.metrics() | _probe_metrics(judged_probes) | {"auditLooks": float(looks)}

@@ -108,6 +108,16 @@ def row_order(rows: int, count: int, *seed: int | str) -> list[int]:
     return order[:count]
 
 
+class _Config(GRPOConfig):
+    """TRL's settings, on a device whose name torch knows."""
+
+    @property
+    def device(self) -> torch.device:
+        # Of several processes accelerate says `cpu:0`, to which no optimizer's state can be loaded.
+        device: torch.device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+
 class _Trainer(GRPOTrainer):
     """TRL's trainer with a stopwatch, sampling by our decoder where there is no vLLM."""
 
@@ -179,7 +189,7 @@ def _config(task: TrainingTask, batch: Batch, group: int, output: Path) -> GRPOC
     if use_vllm:
         # vLLM logs to standard output, which belongs to progress lines.
         os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    return GRPOConfig(
+    return _Config(
         output_dir=str(output),
         seed=derive_seed(task.seed, task.iteration, task.stage),
         max_steps=training.steps * batch.updates,

@@ -14,8 +14,9 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
+from rzero_core.guardrail import Outcome
 from rzero_core.run import CoEvolutionRun, Stage
-from rzero_core.status import Phase, RunStatus, StageState
+from rzero_core.status import GuardrailAction, Phase, RunStatus, StageState
 from rzero_core.task import BadConfiguration, StageError
 from rzero_core.wire import explain
 from rzero_stages import report_figures, report_samples, report_words
@@ -83,6 +84,7 @@ def render(
         sentences=_summary(run, status, iterations),
         tiles=_tiles(run, iterations),
         failures=_failures(status),
+        decisions=_decisions(status),
         rows=[report_words.row(entry) for entry in iterations],
         datasets=list(dict.fromkeys(name for entry in iterations for name in entry.scores)),
         sections=report_figures.sections(run, iterations),
@@ -190,6 +192,28 @@ def _failures(status: RunStatus) -> list[str]:
         for stage in entry.stages
         if stage.state is StageState.FAILED or (stage.message and stage.state != StageState.DONE)
     ]
+
+
+def _decisions(status: RunStatus) -> list[str]:
+    """What the guardrail did about labels, or held of them where it was not content."""
+    did = {
+        None: "The guardrail noted",
+        GuardrailAction.WARNED: "The guardrail warned, and the Solver was trained",
+        GuardrailAction.PAUSED: "The guardrail paused the run before the Solver is trained",
+        GuardrailAction.RESUMED: "The guardrail paused the run, and it was told to go on",
+        GuardrailAction.STOPPED: "The guardrail stopped the run before the Solver was trained",
+    }
+    found = [entry.guardrail for entry in status.iterations if entry.guardrail is not None]
+    told = [
+        f"{did[verdict.action]}: {plain(verdict.message, 600)}."
+        for verdict in found
+        if verdict.action is not None or verdict.outcome is not Outcome.HEALTHY
+    ]
+    if told and status.best_checkpoint is not None:
+        name = f"that of iteration\u00a0{status.best_iteration}"
+        solver = name if status.best_iteration else "the base model"
+        told.append(f"The best checkpoint is {solver}: {plain(status.best_checkpoint, 600)}")
+    return told
 
 
 def main() -> int:

@@ -100,7 +100,7 @@ def gathered(items: Sequence[Any]) -> list[Any]:
 
 
 def ranks() -> PartialState:
-    """The processes that train together: those that `accelerate launch` or torchrun started."""
+    """The processes that train together: those that `rzero_stages.ranks` or torchrun started."""
     return PartialState(cpu=not torch.cuda.is_available())
 
 

@@ -2,22 +2,16 @@
 
 import json
 import re
-import shutil
-import socket
-import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
-from urllib.request import urlopen
 
 import pytest
-import yaml
 from metric_makers import fed_metrics, full_spec, full_status, known
 from prometheus_client import start_http_server
+from prometheus_server import Prometheus, prometheus, wait_for
 from stage_makers import base
 
 from rzero_core import s3_client
@@ -25,92 +19,20 @@ from rzero_core.run import Questions, Stage, Storage
 from rzero_core.task import GenerateQuestionsTask
 from rzero_operator.metrics import Metrics
 from rzero_stages import live_metrics, progress
+from tests.cluster.processes import free_ports
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = json.loads((ROOT / "charts/rzero/files/dashboards/rzero.json").read_text())
-RULES = ROOT / "charts/rzero/files/rules.yaml"
 
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 # What only a GPU, or an alert that fires, or two scrapes of a change, brings forth.
 MAY_BE_EMPTY = {"GPU memory", "Alerts", "Time of a reconcile", "Gap between stages"}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@dataclass
-class Prometheus:
-    """A server that scrapes and evaluates every second; rules fire at once."""
-
-    url: str
-
-    def get(self, path: str, **parameters: str) -> Any:
-        with urlopen(f"{self.url}/{path}?{urlencode(parameters)}", timeout=10) as answer:
-            return json.load(answer)["data"]
-
-    def query(self, expression: str) -> list[dict[str, Any]]:
-        """The samples of an instant vector. An expression that does not parse is an HTTP error."""
-        result: list[dict[str, Any]] = self.get("api/v1/query", query=expression)["result"]
-        return result
-
-    def alerts(self) -> dict[str, dict[str, str]]:
-        """The labels of each alert that fires, by its name."""
-        found = self.get("api/v1/alerts")["alerts"]
-        return {a["labels"]["alertname"]: a["labels"] for a in found if a["state"] == "firing"}
-
-
-def wait_for(what: str, condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} after {seconds} s"
-        time.sleep(0.2)
-
-
-@contextmanager
-def prometheus(folder: Path, *targets: int) -> Iterator[Prometheus]:
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is not installed (Debian: prometheus)")
-    rules = re.sub(r"^( +for:).*$", r"\1 0s", RULES.read_text(), flags=re.MULTILINE)
-    (folder / "rules.yaml").write_text(rules)
-    places = [f"127.0.0.1:{port}" for port in targets]
-    scrape = {"job_name": "rzero", "honor_labels": True, "static_configs": [{"targets": places}]}
-    config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": ["rules.yaml"],
-        "scrape_configs": [scrape],
-    }
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-    port = free_port()
-    command = [program, f"--config.file={folder}/prometheus.yaml"]
-    command += [f"--storage.tsdb.path={folder}/data", f"--web.listen-address=127.0.0.1:{port}"]
-    with (folder / "prometheus.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-    server = Prometheus(f"http://127.0.0.1:{port}")
-    try:
-        wait_for("Prometheus", lambda: _is_ready(server) or process.poll() is not None)
-        assert process.poll() is None, (folder / "prometheus.log").read_text()
-        yield server
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _is_ready(server: Prometheus) -> bool:
-    try:
-        return urlopen(f"{server.url}/-/ready", timeout=5).status == 200
-    except OSError:
-        return False
-
-
 @contextmanager
 def scraped(metrics: Metrics) -> Iterator[int]:
     """The port on which an operator's metrics are served."""
-    port = free_port()
+    (port,) = free_ports(1)
     server, thread = start_http_server(port, addr="127.0.0.1", registry=metrics.registry)
     try:
         yield port
@@ -123,7 +45,7 @@ def scraped(metrics: Metrics) -> Iterator[int]:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus on an operator and a training stage that have told all that they can."""
-    folder, stage_port = tmp_path_factory.mktemp("prometheus"), free_port()
+    folder, (stage_port,) = tmp_path_factory.mktemp("prometheus"), free_ports(1)
     fields = base(folder, Stage.GENERATE_QUESTIONS) | {"storage": Storage(uri="s3://bucket/runs")}
     questions = Questions(count=4, shards=4)
     task = GenerateQuestionsTask(**fields, challenger="", questions=questions)

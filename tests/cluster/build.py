@@ -98,3 +98,8 @@ _MAIN_MODULE = {
     "containerd": "github.com/containerd/containerd/v2",
     "coredns": "github.com/coredns/coredns",
 }
+
+
+if __name__ == "__main__":
+    for name in PROGRAMS:
+        print(program(name), flush=True)

@@ -124,7 +124,7 @@ def _build_by_stages(
     In one go, a stage that comes from the cache is empty for a step that mounts it (buildah 1.28).
     """
     uv_cache.mkdir(parents=True, exist_ok=True)
-    build = [*build, "--layers", "--volume", f"{uv_cache}:/run/uv-cache"]
+    build = [*build, "--layers", "--force-rm", "--volume", f"{uv_cache}:/run/uv-cache"]
     subprocess.run([*build, "--target", "tools", "--tag", TOOLS_STAGE, *rest], check=True)
     tools = f"tools=container-image://{TOOLS_STAGE}"
     subprocess.run([*build, "--build-context", tools, "--tag", name, *rest], check=True)

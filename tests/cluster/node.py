@@ -63,7 +63,8 @@ class NodeCluster(ControlPlane):
 
     def import_image(self, archive: Path) -> None:
         """Give the node an image from an OCI or Docker archive; use it with IfNotPresent."""
-        self.ctr("images", "import", str(archive))
+        # The layers are unpacked: their blobs would take the same space again.
+        self.ctr("images", "import", "--discard-unpacked-layers", str(archive))
 
     def ctr(self, *words: str) -> str:
         """Run containerd's client. Raises RuntimeError with what it said."""

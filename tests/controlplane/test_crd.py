@@ -19,7 +19,7 @@ from tests.cluster.control_plane import ControlPlane
 
 CRD = "crds/rzero.dev_coevolutionruns.yaml"
 DATA = Path("tests/data")
-EXAMPLES = sorted(Path("examples").glob("*/run*.yaml"))
+EXAMPLES = sorted(Path("examples").glob("*/*.yaml"))
 SMALLEST = {
     "apiVersion": "rzero.dev/v1alpha1",
     "kind": "CoEvolutionRun",

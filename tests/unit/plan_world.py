@@ -6,7 +6,7 @@ from typing import Any
 
 from rzero_core.run import RunSpec
 from rzero_core.status import Phase, RunStatus, StageStatus
-from rzero_core.task import RunRef, StageResult, shard_prefix
+from rzero_core.task import LabelAudit, RunRef, StageResult, shard_prefix
 from rzero_operator.decision import (
     LIVE,
     Attempt,
@@ -40,6 +40,8 @@ class World:
     attempts: dict[tuple[Step, int], Attempt] = field(default_factory=dict)
     started: list[StartAttempt] = field(default_factory=list)
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    retry: str = ""
+    resume: str = ""
     events: list[Event] = field(default_factory=list)
 
     @property
@@ -47,7 +49,8 @@ class World:
         return list(self.attempts.values())
 
     def decide(self) -> Decision:
-        return decide(RUN, self.spec, self.status, self.observed, self.now)
+        run = replace(RUN, retry=self.retry, resume=self.resume)
+        return decide(run, self.spec, self.status, self.observed, self.now)
 
     def write(self, decision: Decision) -> None:
         self.status = decision.status
@@ -65,14 +68,19 @@ class World:
                     self.attempts[key] = replace(self.attempts[key], state=AttemptState.STOPPING)
 
     def turn(self) -> Decision:
-        """Observe, decide, write, act; after it the same world asks for nothing more."""
+        """Observe, decide, write, act; after it the same world asks for nothing more.
+
+        Save that what was started is noted as seen.
+        """
         decision = self.decide()
         assert decision == self.decide()
         self.write(decision)
         self.act(decision)
+        seen = self.decide()
+        assert seen.actions == ()
+        self.write(seen)
         again = self.decide()
-        assert again.actions == ()
-        assert again.status == self.status
+        assert (again.actions, again.status) == ((), self.status)
         return decision
 
     @property
@@ -91,10 +99,10 @@ class World:
         (attempt,) = self.live
         self.attempts[attempt.step, attempt.number] = replace(attempt, **changes)
 
-    def succeed(self, **metrics: float) -> None:
+    def succeed(self, audit: LabelAudit | None = None, **metrics: float) -> None:
         (attempt,) = self.live
         start = next(s for s in reversed(self.started) if s.step == attempt.step)
-        results = results_of(start, **metrics)
+        results = results_of(start, audit, **metrics)
         self.end(state=AttemptState.SUCCEEDED, results=results)
 
     def fail(self, code: int = 1, **changes: Any) -> None:
@@ -112,7 +120,9 @@ class World:
         raise AssertionError("the run does not end")
 
 
-def results_of(start: StartAttempt, **metrics: float) -> tuple[StageResult, ...]:
+def results_of(
+    start: StartAttempt, audit: LabelAudit | None = None, **metrics: float
+) -> tuple[StageResult, ...]:
     task = start.task
     if start.shards is None:
         places: dict[int | None, str] = {None: task.prefix}
@@ -129,6 +139,7 @@ def results_of(start: StartAttempt, **metrics: float) -> tuple[StageResult, ...]
             metrics={"rows": 4.0, **metrics},
             manifest_digest=f"{task.prefix}:{shard}",
             seconds=1.0 + (shard or 0),
+            label_audit=audit,
         )
         for shard, place in places.items()
     )

@@ -66,6 +66,42 @@ def test_run_carries_out_a_manifest_and_says_when_there_is_nothing_to_do(place: 
     assert "had already succeeded" in second.stdout
 
 
+LOW = {"estimate": 0.4, "lower": 0.35, "upper": 0.45, "sampleSize": 400, "method": "Programmatic"}
+
+
+def guarded(place: Path, on_violation: str) -> None:
+    (place / "audit.json").write_text(json.dumps(LOW))
+    limits = f"  labelAccuracy: {{auditor: {{type: Programmatic}}, onViolation: {on_violation}}}\n"
+    (place / "run.yaml").write_text(MANIFEST + limits)
+
+
+def test_a_paused_run_says_why_and_how_it_goes_on(place: Path) -> None:
+    guarded(place, "Pause")
+    for _ in range(2):
+        paused = rzero("run", "run.yaml")
+        assert paused.exit_code == 75
+        assert (
+            "paused before trainSolver: iteration 1: accuracy is 0.400"
+            in (paused.stderr.splitlines()[-1])
+        )
+        assert "`rzero run --resume run.yaml`" in paused.stderr
+    shown = rzero("status", "run.yaml").stdout
+    assert "guardrail BelowFloor · paused · iteration 1: accuracy is 0.400" in shown
+    resumed = rzero("run", "--resume", "run.yaml")
+    assert (resumed.exit_code, resumed.stdout) == (
+        0,
+        "run fake succeeded; `rzero report run.yaml` shows it\n",
+    )
+
+
+def test_a_stopped_run_says_why_and_which_checkpoint_is_the_best(place: Path) -> None:
+    guarded(place, "Stop")
+    stopped = rzero("run", "run.yaml")
+    assert stopped.exit_code == 0
+    assert "run fake was stopped before trainSolver: iteration 1: " in stopped.stdout
+    assert "best checkpoint: model" in stopped.stdout
+
+
 def test_quiet_says_only_how_it_ended(place: Path) -> None:
     result = rzero("run", "run.yaml", "--quiet")
     assert result.stderr == ""
@@ -197,7 +233,7 @@ def test_report_hands_status_and_manifest_to_the_stages(place: Path) -> None:
         (MANIFEST.replace("  model: model\n", ""), "run.yaml: spec.model: required, but missing"),
         (
             MANIFEST + "  labels: {minAgreement: 0.8, maxAgreement: 0.7}\n",
-            "run.yaml: spec.labels: minAgreement must be less than maxAgreement",
+            "run.yaml: spec.labels.minAgreement: minAgreement must be less than maxAgreement",
         ),
         (MANIFEST + "  labels: {minAgreement: 2}\n", "run.yaml: spec.labels.minAgreement: "),
         (MANIFEST + "  preset: best\n", "run.yaml: spec.preset: "),
@@ -249,12 +285,12 @@ def test_fields_without_effect_on_one_machine_are_named(place: Path) -> None:
     ]
 
 
-def test_a_guardrail_that_does_not_act_yet_is_named_before_anybody_trusts_it(place: Path) -> None:
+def test_a_guardrail_without_an_auditor_is_named_before_anybody_trusts_it(place: Path) -> None:
     (place / "run.yaml").write_text(MANIFEST + "  labelAccuracy: {onViolation: Stop}\n")
     for command in ("validate", "run"):
         result = rzero(command, "run.yaml")
         assert result.exit_code == 0
-        assert "spec.labelAccuracy: has no effect yet" in result.stderr
+        assert "spec.labelAccuracy.onViolation: Stop has no effect without" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["1e-6", "1.0e-6", "1E-6", "0.000001", "1.e-6"])

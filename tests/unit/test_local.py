@@ -1,5 +1,6 @@
 """The runner on one machine, with a stage that obeys the process protocol in milliseconds."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from rzero_core.disk import path_of
 from rzero_core.run import CoEvolutionRun, Stage
 from rzero_core.status import Phase, RunStatus, StageState
 from rzero_core.task import BadConfiguration
-from rzero_operator import plan
+from rzero_operator import attempts
 from rzero_operator.decision import Event
 from rzero_operator.folder import RunFolder
 from rzero_operator.local import LocalRunner, check_inputs
@@ -80,17 +81,17 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a model and the fake stage's script folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RZERO_FAKE", str(tmp_path))
-    monkeypatch.setattr(plan, "FIRST_BACK_OFF", 0.0)
+    monkeypatch.setattr(attempts, "FIRST_BACK_OFF", 0.0)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     return tmp_path
 
 
-def carry_out(manifest: CoEvolutionRun) -> tuple[RunStatus, Recorder]:
+def carry_out(manifest: CoEvolutionRun, resume: str = "") -> tuple[RunStatus, Recorder]:
     display = Recorder()
     folder = RunFolder(manifest).open()
     try:
-        return LocalRunner(manifest, folder, display, FAKE).run(), display
+        return LocalRunner(manifest, folder, display, FAKE, resume).run(), display
     finally:
         folder.close()
 
@@ -231,6 +232,21 @@ def test_a_run_goes_on_when_its_iterations_grow_and_refuses_to_shrink(place: Pat
         carry_out(make_manifest(iterations=1))
 
 
+def test_a_run_that_the_guardrail_paused_waits_until_a_user_says_resume(place: Path) -> None:
+    shares = {"estimate": 0.4, "lower": 0.35, "upper": 0.45}
+    audit = json.dumps({**shares, "sampleSize": 400, "right": 160, "method": "Programmatic"})
+    (place / "audit.json").write_text(audit)
+    manifest = make_manifest(labelAccuracy={"onViolation": "Pause"})
+    for _ in range(2):
+        status, _ = carry_out(manifest)
+        assert status.phase is Phase.SUSPENDED
+        assert "trainSolver" not in {stage for stage, _, _ in starts(place)}
+    status, display = carry_out(manifest, resume="now")
+    assert status.phase is Phase.SUCCEEDED
+    assert next(event.reason for event in display.events) == "Resumed"
+    assert status.best_iteration == 1
+
+
 def test_an_interrupted_run_stops_after_a_checkpoint_and_goes_on(place: Path) -> None:
     script(place, "trainChallenger", "hang")
     runner = start_runner(place, make_manifest())
@@ -252,6 +268,8 @@ def test_stages_die_with_a_killed_runner_and_the_next_one_goes_on(place: Path) -
     runner = start_runner(place, make_manifest())
     wait_until(lambda: len(pids(place)) == 1)
     (stage,) = pids(place)
+    # Killed earlier, the attempt would not have been seen, and would cost nothing.
+    wait_until(lambda: "execution" in RunFolder(make_manifest()).status_path.read_text())
     runner.kill()
     runner.communicate()
     wait_until(lambda: not is_alive(stage))

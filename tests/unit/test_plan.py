@@ -226,12 +226,96 @@ def test_a_vanished_attempt_is_replaced_at_once_and_is_no_failure() -> None:
     assert world.started[-1].task.attempt == 2
 
 
-def test_a_reservation_that_was_never_carried_out_is_lost() -> None:
+def test_a_reservation_that_was_never_carried_out_is_carried_out_and_costs_nothing() -> None:
     world = World(make_spec())
     world.write(world.decide())  # The caller dies between writing and acting.
     world.turn()
-    assert [start.task.attempt for start in world.started] == [2]
-    assert world.entry.preemptions == 1
+    assert [start.task.attempt for start in world.started] == [1]
+    assert (world.entry.attempts, world.entry.failures, world.entry.preemptions) == (1, 0, 0)
+
+
+def test_a_reservation_waits_through_a_suspension() -> None:
+    world = World(make_spec())
+    world.write(world.decide())
+    world.spec = make_spec(suspend=True)
+    world.turn()
+    assert (phase(world), world.started) == (Phase.SUSPENDED, [])
+    world.spec = make_spec()
+    world.turn()
+    assert [start.task.attempt for start in world.started] == [1]
+
+
+def test_an_attempt_that_cannot_go_on_stalls_the_run_until_it_can() -> None:
+    world = World(make_spec())
+    world.turn()
+    world.end(reason="ImagePullBackOff", message="no such image")
+    world.turn()
+    assert phase(world) is Phase.RUNNING
+    assert condition(world.status, "Stalled") == (
+        "True",
+        "iteration 1, trainChallenger: attempt 1: ImagePullBackOff: no such image",
+    )
+    assert [event.reason for event in world.events if event.warning] == ["ImagePullBackOff"]
+    world.end(reason="", message="")
+    world.turn()
+    assert condition(world.status, "Stalled")[0] == "False"
+
+
+def test_an_attempt_in_a_queue_is_no_stall() -> None:
+    world = World(make_spec())
+    world.turn()
+    world.end(reason="Queued", message="waits in queue research")
+    world.turn()
+    assert condition(world.status, "Stalled")[0] == "False"
+    assert "waits in queue research" in condition(world.status, "Reconciling")[1]
+
+
+def test_a_retry_replaces_an_attempt_that_cannot_go_on() -> None:
+    world = World(make_spec())
+    world.turn()
+    world.end(reason="ImagePullBackOff", message="no such image")
+    world.turn()
+    world.retry = "now"
+    world.turn()
+    assert [attempt.state for attempt in world.live] == [AttemptState.STOPPING]
+    world.attempts.clear()
+    world.turn()
+    assert world.started[-1].task.attempt == 2
+
+
+def test_a_retry_reopens_a_failed_run_once() -> None:
+    world = World(make_spec())
+    world.turn()
+    world.fail(78)
+    world.turn()
+    assert phase(world) is Phase.FAILED
+    world.retry = "1"
+    world.turn()
+    assert (phase(world), world.started[-1].task.attempt) == (Phase.RUNNING, 2)
+    world.fail(78)
+    world.turn()
+    assert phase(world) is Phase.FAILED
+
+
+def test_an_attempt_that_somebody_else_deletes_is_lost_and_no_suspension() -> None:
+    world = World(make_spec())
+    world.turn()
+    world.end(state=AttemptState.STOPPING)
+    world.turn()
+    assert phase(world) is Phase.RUNNING
+    world.attempts.clear()
+    world.turn()
+    assert (world.entry.attempts, world.entry.preemptions) == (2, 1)
+
+
+def test_a_phase_written_by_hand_ends_nothing() -> None:
+    for lie in (Phase.SUCCEEDED, Phase.FAILED):
+        world = World(make_spec())
+        world.turn()
+        world.status = world.status.model_copy(update={"phase": lie})
+        world.turn()
+        assert phase(world) is Phase.RUNNING
+        assert len(world.started) == 1
 
 
 def test_preemptions_have_a_budget_of_their_own() -> None:

@@ -7,9 +7,12 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from plan_world import DATASETS, RUN, World, later, make_spec
 
+from rzero_core.intervals import wilson
 from rzero_core.run import Stage
-from rzero_core.status import Phase, RunStatus, StageState
-from rzero_operator.decision import AttemptState
+from rzero_core.status import GuardrailAction, Phase, RunStatus, StageState
+from rzero_core.task import LabelAudit
+from rzero_operator.decision import AttemptState, Decision, StartAttempt
+from rzero_operator.guardrails import is_stopped
 from rzero_operator.plan import decide
 from rzero_operator.tasks import steps
 
@@ -17,25 +20,50 @@ BUDGETS = {"maxRetries": 2, "maxPreemptions": 3}
 TERMINAL = (Phase.SUCCEEDED, Phase.FAILED)
 
 
+ROTTEN = "0.3"
+"""Far below the floor, whatever the sample."""
+
+
+def audit(share: float) -> LabelAudit:
+    found = wilson(400 * share, 400)
+    return LabelAudit(
+        estimate=found.estimate,
+        lower=found.lower,
+        upper=found.upper,
+        sample_size=400,
+        method="Oracle",
+    )
+
+
 class PlanMachine(RuleBasedStateMachine):
     """A cluster in which anything may happen to the attempts and to whoever decides."""
 
-    @initialize(datasets=st.booleans(), top_ups=st.integers(0, 1))
-    def declare(self, datasets: bool, top_ups: int) -> None:
+    @initialize(
+        datasets=st.booleans(),
+        top_ups=st.integers(0, 1),
+        on_violation=st.sampled_from(["Warn", "Pause", "Stop"]),
+    )
+    def declare(self, datasets: bool, top_ups: int, on_violation: str) -> None:
         self.fields: dict[str, Any] = {
             "iterations": 2,
             "questions": {"shards": 2, "topUps": top_ups},
             "stages": {stage.value: BUDGETS for stage in Stage},
+            "labelAccuracy": {"onViolation": on_violation},
             **({"evaluation": DATASETS} if datasets else {}),
         }
+        self.let_on: set[int] = set()
+        """Iterations whose pause somebody ended, by a word or by a change of the spec."""
         self.world = World(make_spec(**self.fields))
         self.done: dict[tuple[int, Stage, int], str | None] = {}
         self.ended: Phase | None = None
+        self.reopened = False
+        """It ended, and somebody gave it a reason to go on that was not heard yet."""
 
     @rule(die_after_write=st.booleans(), die_before_write=st.booleans())
     def reconcile(self, die_after_write: bool, die_before_write: bool) -> None:
         decision = self.world.decide()
         assert decision == self.world.decide()
+        self.no_solver_learns_from_rotten_labels(decision)
         if die_before_write:
             return
         self.world.write(decision)
@@ -44,15 +72,56 @@ class PlanMachine(RuleBasedStateMachine):
         if die_after_write:
             return
         self.world.act(decision)
+        # What was started is noted as seen; then nothing is left to say.
+        seen = self.world.decide()
+        assert (seen.actions, seen.events) == ((), ())
+        self.world.write(seen)
         again = self.world.decide()
-        assert again.actions == ()
-        assert again.status == self.world.status
-        assert again.events == ()
+        assert (again.actions, again.status, again.events) == ((), self.world.status, ())
 
-    @rule(short=st.integers(0, 1))
+    def no_solver_learns_from_rotten_labels(self, decision: Decision) -> None:
+        """Not under Stop, and under Pause only where somebody wants it."""
+        if self.fields["labelAccuracy"]["onViolation"] == "Warn":
+            self.let_on.add(decision.status.iteration)
+        for action in decision.actions:
+            if not isinstance(action, StartAttempt) or action.step.stage is not Stage.TRAIN_SOLVER:
+                continue
+            groups = {group.iteration: group for group in decision.status.iterations}
+            found = groups[action.step.iteration].label_accuracy
+            if found is not None and found.estimate == ROTTEN:
+                on_violation = self.fields["labelAccuracy"]["onViolation"]
+                assert on_violation != "Stop"
+                assert on_violation == "Warn" or action.step.iteration in self.let_on
+
+    @rule(short=st.integers(0, 1), share=st.sampled_from([None, 0.9, 0.7, 0.3]))
     @precondition(lambda self: len(self.world.live) == 1)
-    def succeed(self, short: int) -> None:
-        self.world.succeed(short=short)
+    def succeed(self, short: int, share: float | None) -> None:
+        built = self.world.live[0].step.stage is Stage.BUILD_CURRICULUM
+        found = audit(share) if built and share is not None and not short else None
+        self.world.succeed(found, short=short)
+
+    @rule(stages=st.integers(1, 6), share=st.sampled_from([0.3, 0.9, None]))
+    def go_well_for_a_while(self, stages: int, share: float | None) -> None:
+        """By single steps alone a run seldom gets as far as its first curriculum."""
+        for _ in range(stages):
+            self.reconcile(die_after_write=False, die_before_write=False)
+            if len(self.world.live) == 1:
+                self.succeed(0, share)
+
+    @rule(on_violation=st.sampled_from(["Warn", "Pause", "Stop"]))
+    def change_the_guardrail(self, on_violation: str) -> None:
+        self.fields["labelAccuracy"] = {"onViolation": on_violation}
+        self.world.spec = make_spec(**self.fields)
+
+    @rule()
+    def resume(self) -> None:
+        self.world.resume += "+"
+        held = (GuardrailAction.PAUSED, GuardrailAction.STOPPED)
+        for group in self.world.status.iterations:
+            if group.guardrail is not None and group.guardrail.action in held:
+                self.let_on.add(group.iteration)
+        if is_stopped(self.world.status):
+            self.ended, self.reopened = None, True
 
     @rule(code=st.sampled_from([1, 75, 137, 139]), preempted=st.booleans())
     @precondition(lambda self: len(self.world.live) == 1)
@@ -90,7 +159,8 @@ class PlanMachine(RuleBasedStateMachine):
     def grow(self) -> None:
         self.fields["iterations"] += 1
         self.world.spec = make_spec(**self.fields)
-        self.ended = None
+        if not is_stopped(self.world.status):
+            self.ended, self.reopened = None, True
 
     @invariant()
     def never_two_live_attempts(self) -> None:
@@ -129,8 +199,19 @@ class PlanMachine(RuleBasedStateMachine):
         if self.ended is not None:
             assert self.world.status.phase is self.ended
             assert not self.world.live
-        elif self.world.status.phase in TERMINAL:
+        elif self.world.status.phase not in TERMINAL:
+            self.reopened = False
+        elif not self.reopened:
             self.ended = self.world.status.phase
+
+    @invariant()
+    def a_pause_holds(self) -> None:
+        for group in self.world.status.iterations:
+            paused = group.guardrail and group.guardrail.action is GuardrailAction.PAUSED
+            if paused and group.iteration not in self.let_on:
+                live = [attempt.step for attempt in self.world.live]
+                assert all(step.stage is not Stage.TRAIN_SOLVER for step in live)
+                assert self.world.status.iteration == group.iteration
 
     @invariant()
     def at_most_the_steps_of_the_plan_exist(self) -> None:
@@ -146,6 +227,7 @@ class PlanMachine(RuleBasedStateMachine):
         self.fields["suspend"] = False
         self.world.spec = make_spec(**self.fields)
         for _ in range(200):
+            self.world.resume += "+"
             self.world.turn()
             if self.world.status.phase in TERMINAL:
                 break

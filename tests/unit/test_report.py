@@ -10,9 +10,16 @@ from pathlib import Path
 import pytest
 from fake_run import FakeRun, voted
 
+from rzero_core.guardrail import Outcome
 from rzero_core.records import LabeledQuestion, Question, StepRow, Verdict
 from rzero_core.run import Stage
-from rzero_core.status import LabelAccuracyStatus, Phase, StageState
+from rzero_core.status import (
+    GuardrailAction,
+    GuardrailStatus,
+    LabelAccuracyStatus,
+    Phase,
+    StageState,
+)
 from rzero_core.task import BadConfiguration, shard_prefix
 from rzero_stages import report, report_words
 
@@ -185,6 +192,24 @@ def test_an_upper_bound_or_nothing_is_not_shown_as_accuracy(
     text = audited(tmp_path, **changes).text
     assert "no right answer can be computed here" in text
     assert "Share of right labels:" not in text
+
+
+def test_what_the_guardrail_did_is_told_and_what_was_right_is_not(tmp_path: Path) -> None:
+    fake = FakeRun(tmp_path, iterations=2)
+    healthy = GuardrailStatus(outcome=Outcome.HEALTHY, message="iteration 1: accuracy is 0.900")
+    low = GuardrailStatus(
+        outcome=Outcome.BELOW_FLOOR,
+        message="iteration 2: accuracy is 0.500, below the floor of 0.60",
+        acts=True,
+        action=GuardrailAction.STOPPED,
+    )
+    fake.verdicts = {1: healthy, 2: low}
+    for iteration in (1, 2):
+        fake.note(iteration, Stage.BUILD_CURRICULUM, "", {"kept": 30}, 60)
+    text = page_of(fake).text
+    assert "The guardrail stopped the run before the Solver was trained: iteration 2: " in text
+    assert "below the floor of 0.60" in text
+    assert "accuracy is 0.900" not in text
 
 
 def test_a_run_that_has_not_begun_has_a_page(tmp_path: Path) -> None:

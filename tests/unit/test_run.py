@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rzero_core.run import PRESETS, Baseline, CoEvolutionRun, Preset, RewardForm, RunSpec
 from rzero_core.wire import explain
 
-EXAMPLES = sorted(Path("examples").glob("*/run*.yaml"))
+EXAMPLES = sorted(Path("examples").glob("*/*.yaml"))
 SMALLEST = {"model": "m", "storage": {"uri": "runs"}}
 
 
@@ -77,30 +77,35 @@ def test_presets_only_name_fields_that_exist() -> None:
         ({"labels": {"votse": 3}}, "spec.labels.votse: unknown field"),
         ({"iterations": "3"}, "spec.iterations: Input should be a valid integer (got '3')"),
         ({"iterations": 0}, "spec.iterations: Input should be greater than or equal to 1"),
-        ({"model": None}, "spec.model: Input should be a valid string"),
+        ({"model": None}, "spec.model: required, but missing"),
+        ({"model": 4}, "spec.model: Input should be a valid string"),
+        ({"model": "https://hub/x"}, "spec.model: write hf://owner/name@revision"),
         ({"storage": {}}, "spec.storage.uri: required, but missing"),
         ({"storage": {"uri": "gs://b/p"}}, "spec.storage.uri: write s3://bucket/prefix"),
         ({"storage": {"uri": "s3://x"}}, "a bucket name has 3 to 63 characters"),
         ({"preset": "best"}, "'paper', 'reference' or 'improved'"),
         (
             {"labels": {"minAgreement": 0.8}},
-            "spec.labels: minAgreement must be less than maxAgreement",
+            "spec.labels.minAgreement: minAgreement must be less than maxAgreement",
         ),
         (
             {"challenger": {"batchSize": 10, "updateBatchSize": 4}},
-            "spec.challenger: batchSize must be a multiple of updateBatchSize",
+            "spec.challenger.updateBatchSize: batchSize must be a multiple of updateBatchSize",
         ),
         (
             {"challenger": {"baseline": "Group", "groupSize": 1}},
-            "spec.challenger: groupSize must be at least 2 with baseline Group",
+            "spec.challenger.groupSize: groupSize must be at least 2 with baseline Group",
         ),
-        ({"questions": {"count": 2, "shards": 3}}, "shards must not exceed count: 3 > 2"),
+        (
+            {"questions": {"count": 2, "shards": 3}},
+            "spec.questions.shards: shards must not exceed count",
+        ),
         ({"questions": {"count": 64}}, "questions.count must be at least solver.batchSize"),
         ({"prompts": {"solver": {"user": "Solve it."}}}, "user must contain {question}"),
         ({"solver": {"learningRate": float("inf")}}, "finite number"),
         (
             {"evaluation": {"datasets": [{"name": "a", "uri": "x"}, {"name": "a", "uri": "y"}]}},
-            "two datasets are named a",
+            "two datasets have the same name",
         ),
     ],
 )

@@ -64,7 +64,8 @@ def test_what_was_published_is_found_again_with_its_files_and_its_result(
     local = store.local(f"{root}/x")
     assert (local / "sub/b.txt").read_text() == "two"
     result = published.result()
-    assert result.metrics == {"kept": 2.0} and result.manifest_digest == published.digest
+    assert result.metrics == {"kept": 2.0, "bytes": 6.0}
+    assert result.manifest_digest == published.digest
     assert sorted(os.listdir(local)) == ["a.txt", "manifest.json", "sub"]
 
 

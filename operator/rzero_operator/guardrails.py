@@ -1,0 +1,230 @@
+"""The guardrail of the plan: may a Solver be trained on this curriculum? Pure.
+
+The verdict on the labels is `rzero_core.guardrail`'s (rules R1 to R4). What is done about it is
+decided here, each time before an attempt at TrainSolver would begin: so a limit that was raised, or
+a user who says `resume`, is heard at any time.
+"""
+
+from dataclasses import replace
+from decimal import Decimal
+
+from rzero_core import guardrail
+from rzero_core.guardrail import Audit, Outcome, Verdict
+from rzero_core.intervals import Interval
+from rzero_core.run import RunSpec, Stage
+from rzero_core.status import (
+    Condition,
+    GuardrailAction,
+    GuardrailStatus,
+    IterationStatus,
+    LabelAccuracyStatus,
+    Phase,
+    RunStatus,
+    StageState,
+)
+from rzero_operator.conditions import Truth, condition, condition_of
+from rzero_operator.draft import Draft, put_group
+from rzero_operator.scores import gain
+from rzero_operator.tasks import Step
+
+CONDITION = "LabelAccuracyHealthy"
+_WENT_ON = (GuardrailAction.PAUSED, GuardrailAction.RESUMED)
+_REMEDY = {
+    GuardrailAction.PAUSED: "resume the run, or change labelAccuracy.floor, maxDrop or onViolation",
+    GuardrailAction.STOPPED: "labelAccuracy.onViolation is Stop",
+}
+
+
+def reason_of(outcome: Outcome) -> str:
+    """The reason of the condition and of its event."""
+    return f"LabelAccuracy{outcome}"
+
+
+def review(spec: RunSpec, draft: Draft) -> Draft:
+    """The draft with the verdict on the newest curriculum that was audited; a change is told.
+
+    By the limits as they are now, until the Solver is trained: then the verdict stands.
+    """
+    status = draft.status
+    group = _newest(status)
+    if group is None:
+        return draft
+    trained = status.find(group.iteration, Stage.TRAIN_SOLVER)
+    if group.guardrail is not None and trained and trained.state is StageState.DONE:
+        return draft
+    verdict = judge(spec, status)
+    message = f"iteration {group.iteration}: {verdict.message}"
+    found = GuardrailStatus(
+        outcome=verdict.outcome,
+        message=message,
+        acts=verdict.acts,
+        action=group.guardrail.action if group.guardrail else None,
+    )
+    told = condition_of(status, CONDITION)
+    if told is None or told.reason != reason_of(found.outcome):
+        bad = found.outcome in (Outcome.DROPPED, Outcome.BELOW_FLOOR)
+        step = Step(group.iteration, Stage.BUILD_CURRICULUM)
+        draft = draft.tell(reason_of(found.outcome), message, step, warning=bad)
+    return put_group(draft, group.iteration, guardrail=found)
+
+
+def judge(spec: RunSpec, status: RunStatus) -> Verdict:
+    """The verdict on the newest curriculum that was audited."""
+    group = _newest(status)
+    if group is None or group.label_accuracy is None:
+        return Verdict(Outcome.UNKNOWN, "no curriculum was audited")
+    audits = [audit for item in status.iterations if (audit := _audit(status, item)) is not None]
+    if not audits or audits[-1].iteration != group.iteration:
+        return Verdict(Outcome.UNKNOWN, _unknown(group.label_accuracy))
+    limits = spec.label_accuracy
+    verdict = guardrail.judge(audits, limits.floor, limits.max_drop)
+    match verdict.outcome:
+        case Outcome.DROPPED if verdict.acts:
+            return _unless_learning(status, group.iteration, verdict)
+        case Outcome.INCONCLUSIVE:
+            # The auditor enlarged its sample as far as it could, before it reported.
+            looks, shown = audits[-1].looks, audits[-1].accuracy
+            after = f" after {looks} samples" if looks > 1 else ""
+            wide = f"[{shown.lower:.3f}, {shown.upper:.3f}], too wide to tell{after}"
+            return replace(verdict, message=f"accuracy is {shown.estimate:.3f} {wide}")
+        case _:
+            return verdict
+
+
+def _unless_learning(status: RunStatus, iteration: int, drop: Verdict) -> Verdict:
+    """R6: a drop above the floor is borne while held-out scores certainly rise."""
+    rise = gain(status, iteration - 1)
+    if rise is None or not rise.lower > 0:
+        return drop
+    interval = f"{rise.estimate:.3f} [{rise.lower:.3f}, {rise.upper:.3f}]"
+    learning = f"the held-out score of the last Solver still rose by {interval}"
+    return replace(drop, acts=False, message=f"{drop.message}; {learning}")
+
+
+def guard(spec: RunSpec, draft: Draft, step: Step) -> tuple[Draft, GuardrailAction | None]:
+    """What is done about the verdict before the Solver of `step` is trained; what is new is told.
+
+    The Solver is trained unless that is PAUSED or STOPPED.
+    """
+    group = next(item for item in draft.status.iterations if item.iteration == step.iteration)
+    found = group.guardrail
+    if found is None:
+        return draft, None
+    action = _action(spec.label_accuracy.on_violation, found)
+    if action is found.action:
+        return draft, action
+    done = found.model_copy(update={"action": action})
+    draft = put_group(draft, step.iteration, guardrail=done)
+    match action:
+        case GuardrailAction.PAUSED | GuardrailAction.STOPPED:
+            message = f"{held_up(step, action, found)}; {_REMEDY[action]}"
+            return draft.tell(action, message, step, warning=True), action
+        case GuardrailAction.RESUMED:
+            return draft.tell(action, f"{step}: goes on", step), action
+        case _:
+            return draft, action
+
+
+def held_up(step: Step, action: GuardrailAction, found: GuardrailStatus) -> str:
+    """What holds the run up, as its condition says it."""
+    return f"{action.lower()} before {step.stage}: {found.message}"
+
+
+def _action(on_violation: str, found: GuardrailStatus) -> GuardrailAction | None:
+    if not found.acts:
+        return GuardrailAction.RESUMED if found.action in _WENT_ON else None
+    match on_violation:
+        case "Stop":
+            return GuardrailAction.STOPPED
+        case "Pause" if found.action is not GuardrailAction.RESUMED:
+            return GuardrailAction.PAUSED
+        case "Warn" if found.action not in _WENT_ON:
+            return GuardrailAction.WARNED
+        case _:
+            return GuardrailAction.RESUMED
+
+
+def resume(draft: Draft) -> Draft:
+    """A user asked to go on: what was held up is judged again, and a pause is over."""
+    group = _newest(draft.status)
+    if group is None or group.guardrail is None:
+        return draft
+    action = group.guardrail.action
+    if action not in (GuardrailAction.PAUSED, GuardrailAction.STOPPED):
+        return draft
+    found = group.guardrail.model_copy(update={"action": GuardrailAction.RESUMED})
+    draft = put_group(draft, group.iteration, guardrail=found)
+    if draft.status.phase is Phase.SUCCEEDED:
+        draft = draft.put(phase=Phase.PENDING)
+    step = Step(group.iteration, Stage.TRAIN_SOLVER)
+    return draft.tell(GuardrailAction.RESUMED, f"{step}: a user asked to go on", step)
+
+
+def is_held(status: RunStatus) -> bool:
+    """Whether the guardrail paused or ended the run, so that a user may let it go on."""
+    group = _newest(status)
+    found = group.guardrail if group is not None else None
+    held = (GuardrailAction.PAUSED, GuardrailAction.STOPPED)
+    return found is not None and found.action in held
+
+
+def is_stopped(status: RunStatus) -> bool:
+    """Whether the guardrail ended the run."""
+    group = _newest(status)
+    found = group.guardrail if group is not None else None
+    return found is not None and found.action is GuardrailAction.STOPPED
+
+
+def told(status: RunStatus, generation: int, time: str) -> list[Condition]:
+    """The condition `LabelAccuracyHealthy`; none before the first curriculum was audited."""
+    group = _newest(status)
+    found = group.guardrail if group is not None else None
+    if found is None:
+        return []
+    truth: dict[Outcome, Truth] = {
+        Outcome.HEALTHY: "True",
+        Outcome.DROPPED: "False",
+        Outcome.BELOW_FLOOR: "False",
+        Outcome.INCONCLUSIVE: "Unknown",
+        Outcome.UNKNOWN: "Unknown",
+    }
+    reason = reason_of(found.outcome)
+    old = condition_of(status, CONDITION)
+    return [
+        condition(CONDITION, truth[found.outcome], reason, found.message, old, generation, time)
+    ]
+
+
+def _newest(status: RunStatus) -> IterationStatus | None:
+    """The last iteration whose curriculum was audited."""
+    audited = [group for group in status.iterations if group.label_accuracy is not None]
+    return audited[-1] if audited else None
+
+
+def _audit(status: RunStatus, group: IterationStatus) -> Audit | None:
+    """What the rules read of an iteration; None where its accuracy is unknown."""
+    report = group.label_accuracy
+    if report is None:
+        return None
+    ends = [float(end) for end in (report.estimate, report.lower, report.upper) if end is not None]
+    if len(ends) < 3:
+        return None
+    looks = [
+        int(Decimal(entry.metrics.get("auditLooks", "1")))
+        for entry in group.stages
+        if entry.stage is Stage.BUILD_CURRICULUM and entry.state is StageState.DONE
+    ]
+    return Audit(
+        group.iteration,
+        Interval(*ends),
+        auditor=report.method,
+        looks=max(looks, default=1),
+        upper_bound=report.is_upper_bound,
+    )
+
+
+def _unknown(report: LabelAccuracyStatus) -> str:
+    if not report.sample_size + report.abstained:
+        return f"accuracy is unknown: nothing checks labels (auditor {report.method})"
+    asked = report.sample_size + report.abstained
+    return f"accuracy is unknown: {report.method} judged {report.sample_size} of {asked} labels"

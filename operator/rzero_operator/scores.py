@@ -1,0 +1,80 @@
+"""Reads held-out scores out of a status: which Solver is best, and whether they still rise. Pure.
+
+Scores of one checkpoint are averaged over the datasets, each of which counts the same.
+"""
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from rzero_core.intervals import Interval, difference, weighted_sum
+from rzero_core.run import RunSpec, Stage
+from rzero_core.status import RunStatus, StageState
+
+_MEAN = ".mean"
+
+
+class Checkpoint(NamedTuple):
+    """A Solver of a run; iteration 0 is the base model."""
+
+    iteration: int
+    uri: str
+
+
+def best(spec: RunSpec, status: RunStatus) -> Checkpoint:
+    """The Solver with the best mean held-out score; of equals the earlier one.
+
+    Without evaluation, the last one that was trained. Label accuracy has no say in it: Solvers
+    improve on labels of which half are wrong.
+    """
+    solvers = [Checkpoint(0, spec.model)]
+    for group in status.iterations:
+        trained = status.find(group.iteration, Stage.TRAIN_SOLVER)
+        if trained is not None and trained.state is StageState.DONE:
+            solvers.append(Checkpoint(group.iteration, trained.outputs["checkpoint"]))
+    scored = [solver for solver in solvers if datasets(status, solver.iteration)]
+    named = [set(datasets(status, solver.iteration)) for solver in scored]
+    common = set.intersection(*named) if named else set()
+    if not common:
+        return solvers[-1]
+    return max(scored, key=lambda solver: score(status, solver.iteration, common) or 0.0)
+
+
+def datasets(status: RunStatus, iteration: int) -> list[str]:
+    """Names of the datasets that the Solver of an iteration was evaluated on."""
+    metrics = _metrics(status, iteration)
+    return [name.removesuffix(_MEAN) for name in metrics if name.endswith(_MEAN)]
+
+
+def score(status: RunStatus, iteration: int, names: Collection[str] | None = None) -> float | None:
+    """Mean score of one Solver over some datasets, or over all; None where there is none."""
+    metrics = _metrics(status, iteration)
+    names = datasets(status, iteration) if names is None else names
+    values = [float(metrics[f"{name}{_MEAN}"]) for name in names]
+    return sum(values) / len(values) if values else None
+
+
+def gain(status: RunStatus, iteration: int) -> Interval | None:
+    """How much better the Solver of an iteration is than the one before, with its 95 % interval.
+
+    None where either was not evaluated on the same datasets with intervals. The same questions are
+    taken for independent ones, so that the interval is too wide rather than too narrow.
+    """
+    names = datasets(status, iteration)
+    late, early = (_interval(status, number, names) for number in (iteration, iteration - 1))
+    return None if late is None or early is None else difference(late, early)
+
+
+def _interval(status: RunStatus, iteration: int, names: Collection[str]) -> Interval | None:
+    metrics = _metrics(status, iteration)
+    parts = []
+    for name in names:
+        ends = [metrics.get(f"{name}{_MEAN}{end}") for end in ("", "Lower", "Upper")]
+        if None in ends:
+            return None
+        parts.append((1 / len(names), Interval(*(float(end) for end in ends if end is not None))))
+    return weighted_sum(parts) if parts else None
+
+
+def _metrics(status: RunStatus, iteration: int) -> dict[str, str]:
+    entry = status.find(iteration, Stage.EVALUATE)
+    return entry.metrics if entry is not None and entry.state is StageState.DONE else {}

@@ -1,0 +1,219 @@
+"""The tutorial's way, for real: Helm, an applied run, pods of both images, checkpoints on S3."""
+
+import json
+import os
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import yaml
+from s3_server import S3Server, s3_server
+
+from rzero_core.run import RunSpec, Stage
+from rzero_core.status import RunStatus, StageState
+from rzero_core.store import ArtifactStore
+from rzero_core.task import shard_prefix
+from tests.cluster.build import program
+from tests.cluster.images import images
+from tests.cluster.node import NodeCluster
+from tests.cluster.node_config import ADDRESS
+
+CHART = "charts/rzero"
+SYSTEM, RUNS = "rzero-system", "research"
+RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+IMAGES = [
+    *("--set", "image.registry=localhost", "--set", "image.tag=test"),
+    *("--set", "stages.image.registry=localhost", "--set", "stages.image.tag=test"),
+]
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[S3Server]:
+    """An S3 server that pods reach at the bridge's address."""
+    with s3_server(ADDRESS) as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def installed(node: NodeCluster, storage: S3Server) -> Iterator[NodeCluster]:
+    """The node with both images, the chart installed, and a namespace for runs."""
+    built = images()
+    node.import_image(built.operator)
+    node.import_image(built.stages)
+    for namespace in (SYSTEM, RUNS):
+        node.kubectl("create", "namespace", namespace)
+        node.kubectl("label", "namespace", namespace, RESTRICTED)
+    literals = [f"--from-literal={name}={value}" for name, value in storage.environment.items()]
+    node.kubectl("create", "secret", "generic", "rzero-s3", "-n", RUNS, *literals)
+    with TemporaryDirectory() as home:
+        helm(
+            node,
+            Path(home),
+            "install",
+            "rzero",
+            CHART,
+            "-n",
+            SYSTEM,
+            *IMAGES,
+            "--wait",
+            "--timeout",
+            "3m",
+        )
+        yield node
+
+
+def helm(node: NodeCluster, home: Path, *words: str) -> str:
+    places = {f"HELM_{place}_HOME": str(home / place) for place in ("CACHE", "CONFIG", "DATA")}
+    done = subprocess.run(
+        [program("helm"), *words],
+        env=os.environ | node.environment | places,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, (
+        done.stdout + done.stderr + node.kubectl("get", "pods,events", "-n", SYSTEM)
+    )
+    return done.stdout
+
+
+def manifest(name: str, storage: S3Server) -> dict[str, Any]:
+    """The quickstart's run, on S3."""
+    run: dict[str, Any] = yaml.safe_load(Path("examples/tiny/run.yaml").read_text())
+    run["metadata"] = {"name": name, "namespace": RUNS}
+    run["spec"]["storage"] = {
+        "uri": f"s3://{storage.bucket}/runs",
+        "endpoint": storage.endpoint,
+        "secretName": "rzero-s3",
+    }
+    return run
+
+
+def finish(node: NodeCluster, name: str, seconds: float) -> RunStatus:
+    """Wait until the run has ended; what it says when that was not well."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        run = json.loads(node.kubectl("get", "cer", name, "-n", RUNS, "-o", "json"))
+        status = RunStatus.parse(run.get("status") or {})
+        if status.phase in ("Succeeded", "Failed"):
+            break
+        time.sleep(2)
+    if status.phase != "Succeeded":
+        pytest.fail(
+            f"{status.to_json(indent=1)}\n"
+            + node.kubectl("get", "jobs,pods,events", "-n", RUNS)
+            + node.kubectl("logs", "-n", SYSTEM, "deployment/rzero", "--tail=50")
+        )
+    return status
+
+
+def check_artifacts(run: dict[str, Any], status: RunStatus) -> ArtifactStore:
+    """Every stage that is done has left what its manifest says, byte by byte."""
+    store = ArtifactStore(RunSpec.parse(run["spec"]).storage)
+    for group in status.iterations:
+        for entry in group.stages:
+            assert entry.state is StageState.DONE
+            (uri,) = entry.outputs.values()
+            shards = int(entry.metrics.get("shards", "0"))
+            for place in [shard_prefix(uri, shard) for shard in range(shards)] or [uri]:
+                assert any(store.local(place).iterdir())
+    return store
+
+
+def attempts(node: NodeCluster, name: str) -> Counter[tuple[str, str, str]]:
+    """Jobs of a run by iteration, stage and round."""
+    jobs = json.loads(
+        node.kubectl("get", "jobs", "-n", RUNS, "-l", f"rzero.dev/run={name}", "-o", "json")
+    )["items"]
+    labels = [job["metadata"]["labels"] for job in jobs]
+    keys = ("rzero.dev/iteration", "rzero.dev/stage", "rzero.dev/round")
+    return Counter((item[keys[0]], item[keys[1]], item[keys[2]]) for item in labels)
+
+
+@pytest.mark.timeout(2400)
+def test_two_iterations_of_the_tiny_model(installed: NodeCluster, storage: S3Server) -> None:
+    run = manifest("tiny", storage)
+    run["spec"]["iterations"] = 2
+    installed.apply(run)
+    status = finish(installed, "tiny", 1800)
+    done = [(group.iteration, entry.stage) for group in status.iterations for entry in group.stages]
+    assert done == [(0, Stage.EVALUATE), *((i, stage) for i in (1, 2) for stage in Stage)]
+    counts = attempts(installed, "tiny")
+    assert len(counts) == len(done)
+    assert set(counts.values()) == {1}, "a stage had more than one Job"
+    store = check_artifacts(run, status)
+    last = status.find(2, Stage.TRAIN_SOLVER)
+    assert last is not None
+    assert answers_of(store.model(last.outputs["checkpoint"]))
+
+
+@pytest.mark.timeout(1500)
+def test_a_served_solver_and_two_nodes_that_train_together(
+    installed: NodeCluster, storage: S3Server
+) -> None:
+    run = manifest("wide", storage)
+    spec = run["spec"]
+    spec |= {"iterations": 1, "evaluation": {"datasets": []}}
+    spec["challenger"] |= {"steps": 1, "batchSize": 16, "microBatchSize": 16}
+    spec["questions"] |= {"count": 80, "shards": 2}
+    spec["labels"] |= {"votes": 4}
+    spec["solver"] |= {"steps": 2, "batchSize": 8, "groupSize": 4}
+    spec["stages"] = {
+        "trainChallenger": {"solverGpus": 0},
+        "generateQuestions": {"parallelism": 2},
+        "trainSolver": {"nodes": 2},
+    }
+    installed.apply(run)
+    status = finish(installed, "wide", 1200)
+    assert set(attempts(installed, "wide").values()) == {1}
+    check_artifacts(run, status)
+    pods = json.loads(
+        installed.kubectl("get", "pods", "-n", RUNS, "-l", "rzero.dev/run=wide", "-o", "json")
+    )["items"]
+    by_stage = Counter(pod["metadata"]["labels"]["rzero.dev/stage"] for pod in pods)
+    assert by_stage["trainSolver"] == 2
+    (challenger,) = [
+        pod for pod in pods if pod["metadata"]["labels"]["rzero.dev/stage"] == "trainChallenger"
+    ]
+    (sidecar,) = challenger["spec"]["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+
+
+def test_stage_pods_hold_no_token_and_the_operator_reads_no_secret(
+    installed: NodeCluster,
+) -> None:
+    pods = json.loads(installed.kubectl("get", "pods", "-n", RUNS, "-o", "json"))["items"]
+    for pod in pods:
+        mounts = [m["mountPath"] for c in pod["spec"]["containers"] for m in c["volumeMounts"]]
+        assert not [place for place in mounts if "serviceaccount" in place]
+    account = f"system:serviceaccount:{SYSTEM}:rzero"
+    for question in (["get", "secrets"], ["get", "configmaps"], ["create", "pods/exec"]):
+        with pytest.raises(RuntimeError):
+            installed.kubectl("auth", "can-i", *question, "-A", f"--as={account}")
+
+
+def test_the_charts_own_test_passes(installed: NodeCluster, tmp_path: Path) -> None:
+    helm(installed, tmp_path, "test", "rzero", "-n", SYSTEM, "--timeout", "2m")
+
+
+def answers_of(model: Path) -> str:
+    """What a checkpoint answers to a sum."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model)
+    messages = [{"role": "user", "content": "What is 12 + 30?"}]
+    prompt = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    with torch.no_grad():
+        tokens = network.generate(**prompt, max_new_tokens=32, do_sample=False)
+    return str(tokenizer.decode(tokens[0][prompt["input_ids"].shape[1] :]))
