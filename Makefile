@@ -85,5 +85,5 @@ images: venv ## Both images, as OCI archives in the cache; options: docs/images.
 
 .PHONY: bench
 bench: venv ## All benchmarks, one table each
-	@for name in bleu answers store generation learning profile coverage; do \
+	@for name in bleu answers store generation learning profile coverage reconcile guardrails; do \
 	  echo; echo "== $$name"; $(PY) -m benchmarks.$$name || exit 1; done

@@ -20,6 +20,8 @@ _ARITHMETIC = re.compile(r"(?:[-+*/(){}.\s0-9]|\\frac|\\times|\\cdot|\\div)+")
 _OPERATOR = re.compile(r"[-+*/\\]")
 # "1 2" and "1.2.3" are no numbers, and no products either.
 _NO_NUMBER = re.compile(r"[0-9.]\s+[0-9.]|\.[0-9]*\.")
+# "1 + 1/2 + ..." goes on, and 1/2\frac{3}{4} may mean two things.
+_UNCERTAIN = re.compile(r"\.\.|(?:/|\\div)\s*[0-9.]+\s*\\frac")
 _SYMBOLS = {
     "\u2212": "-",  # minus sign
     "\u00d7": "*",  # multiplication sign
@@ -47,7 +49,7 @@ def solve(question: str) -> Fraction | None:
     expression = _REQUEST.sub("", question, count=1).rstrip(" \n=?.")
     if not _ARITHMETIC.fullmatch(expression) or not _OPERATOR.search(expression):
         return None
-    if _NO_NUMBER.search(expression):
+    if _NO_NUMBER.search(expression) or _UNCERTAIN.search(question):
         return None
     try:
         return constant_of(normal_form(parse(expression)))

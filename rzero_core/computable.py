@@ -14,8 +14,13 @@ from fractions import Fraction
 
 from rzero_core import answers, arithmetic
 from rzero_core.equality import samples
-from rzero_core.equality.canonical import canonical
-from rzero_core.equality.derivatives import NotDifferentiable, derivative, substitute
+from rzero_core.equality.canonical import canonical, nesting
+from rzero_core.equality.derivatives import (
+    NotDifferentiable,
+    derivative,
+    substitute,
+    variables,
+)
 from rzero_core.equality.expressions import Tree, Unreadable, parse
 from rzero_core.equality.keys import Key
 from rzero_core.equality.latex import clean
@@ -23,6 +28,10 @@ from rzero_core.equality.normal_form import TooLarge, constant_of, normal_form
 from rzero_core.equality.polynomials import distinct_roots, polynomial_of, real_roots
 
 MAX_CHARACTERS = 512
+MAX_DEPTH = 6
+"""Of brackets: the size of a normal form grows by a factor with each level."""
+CONSTANTS = frozenset("CcKk")
+"""Letters for the constant of integration."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ _SOLVE = re.compile(
 _ASK = r"(?:what is |find |compute |calculate |determine )?"
 _DERIVATIVE = re.compile(
     rf"(?:{_ASK}the derivative of |differentiate |{_ASK}\\frac\{{d\}}\{{dx\}} ?)"
-    rf"(?:f ?\(x\) ?= ?)?{_EXPRESSION}(?: with respect to x)?(?: at x ?= ?(?P<at>-?[0-9/]+))?",
+    rf"(?:f ?\(x\) ?= ?)?{_EXPRESSION}(?P<by> with respect to x)?(?: at x ?= ?(?P<at>-?[0-9/]+))?",
     re.IGNORECASE,
 )
 _INTEGRAL = re.compile(
@@ -74,7 +83,7 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 
 
 def _judge(question: str, label: str) -> Judgement | None:
-    if len(question) > MAX_CHARACTERS:
+    if len(question) > MAX_CHARACTERS or nesting(question) > MAX_DEPTH or ".." in question:
         return None
     text = " ".join(clean(question).split()).rstrip(" .?")
     try:
@@ -82,9 +91,15 @@ def _judge(question: str, label: str) -> Judgement | None:
             name = match["x"] or match["y"]
             return _judge_solutions(match["left"], match["right"], name, bool(match["real"]), label)
         if match := _DERIVATIVE.fullmatch(text):
-            return _judge_derivative(_read(match["e"]), match["at"], label)
+            function = _read(match["e"])
+            if match["by"] is None and not variables(function) <= {"x"}:
+                return None
+            return _judge_derivative(function, match["at"], label)
         if match := _INTEGRAL.fullmatch(text):
-            return _judge_antiderivative(_read(match["e"] or match["e2"]), label)
+            function = _read(match["e"] or match["e2"])
+            if match["e"] is None and not variables(function) <= {"x"}:
+                return None
+            return _judge_antiderivative(function, label)
     except (Unreadable, TooLarge, NotDifferentiable, RecursionError):
         return None
     return None
@@ -109,7 +124,8 @@ def _judge_solutions(
     # Without the word, somebody may mean the complex solutions too.
     if not count or (not only_real and count != distinct_roots(coefficients)):
         return None
-    given = _values(canonical(label))
+    (variable,) = variables(tree)
+    given = _values(canonical(label), variable)
     if given is None:
         return Judgement(None)
     checks = [_is_root(coefficients, value) for value in given]
@@ -126,12 +142,16 @@ def normal_key(value: Tree) -> str:
     return str(sorted(normal_form(value).items(), key=str))
 
 
-def _values(key: Key) -> list[Tree] | None:
-    """The numbers that an answer lists; None for one that is no list of numbers."""
+def _values(key: Key, variable: str) -> list[Tree] | None:
+    """The numbers that an answer lists for the variable; None for one that is no list of numbers.
+
+    (2, 3) may be a list, a point or an interval.
+    """
     if key.kind == "assign":
-        return _values(key.parts[1])
-    if key.kind in ("list", "set", "tuple"):
-        found = [_values(part) for part in key.parts]
+        named = key.parts[0].split("_")[0] == variable.split("_")[0]
+        return _values(key.parts[1], variable) if named else None
+    if key.kind in ("list", "set"):
+        found = [_values(part, variable) for part in key.parts]
         return None if None in found else [value for part in found for value in part or ()]
     if key.kind == "number":
         return [("num", key.value)]
@@ -140,48 +160,55 @@ def _values(key: Key) -> list[Tree] | None:
 
 def _is_root(coefficients: Sequence[Fraction], value: Tree) -> bool | None:
     """Whether the polynomial is zero there; None where exact arithmetic cannot tell."""
+    constant, *others = coefficients
     result: Tree = ("num", Fraction(0))
-    for coefficient in reversed(coefficients):
-        result = ("add", ("mul", result, value), ("num", coefficient))
-    return _is_zero(result)
+    for coefficient in reversed(others):
+        result = ("mul", ("add", result, ("num", coefficient)), value)
+    return _are_equal(result, ("num", -constant))
 
 
-def _is_zero(tree: Tree) -> bool | None:
+def _are_equal(a: Tree, b: Tree) -> bool | None:
     """True and False are certain."""
     try:
-        form = normal_form(tree)
+        form = normal_form(("add", a, ("neg", b)))
     except (TooLarge, Unreadable):
         return None
     if not form:
         return True
     if constant_of(form) is not None:
         return False
-    values = samples.sample(tree)
-    # Far from zero somewhere: no rounding does that.
-    return False if values and any(abs(value) > 1e-4 for value in values) else None
+    x, y = samples.sample(a), samples.sample(b)
+    return False if x and y and samples.differ(x, y) else None
 
 
 def _judge_derivative(function: Tree, at: str | None, label: str) -> Judgement | None:
     found = derivative(function, "x")
     if at is not None:
+        there = samples.sample(substitute(function, "x", parse(at)))
+        # ln x has no slope at -1, although 1/x has a value there.
+        if there is None or any(value.imag for value in there):
+            return None
         found = substitute(found, "x", parse(at))
-    return _judge_equal(found, label)
+    return _judge_equal(found, label, variables(function))
 
 
 def _judge_antiderivative(function: Tree, label: str) -> Judgement | None:
     given = _expression_of(label)
-    if given is None:
+    if given is None or not variables(given) <= variables(function) | {"x"} | CONSTANTS:
         return Judgement(None)
     # The constant of integration vanishes by itself.
     try:
-        return Judgement(_is_zero(("add", derivative(given, "x"), ("neg", function))))
+        return Judgement(_are_equal(derivative(given, "x"), function))
     except NotDifferentiable:
         return Judgement(None)
 
 
-def _judge_equal(truth: Tree, label: str) -> Judgement:
+def _judge_equal(truth: Tree, label: str, known: frozenset[str]) -> Judgement:
+    """A label with other variables, such as the d of d/dx, may not be what it was read as."""
     given = _expression_of(label)
-    return Judgement(None if given is None else _is_zero(("add", truth, ("neg", given))))
+    if given is None or not variables(given) <= known:
+        return Judgement(None)
+    return Judgement(_are_equal(truth, given))
 
 
 def _expression_of(label: str) -> Tree | None:

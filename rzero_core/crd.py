@@ -26,7 +26,7 @@ COLUMNS = [
     ("Attempt", "integer", ".status.attempt", 1),
     ("Model", "string", ".spec.model", 1),
     ("Preset", "string", ".spec.preset", 1),
-    ("Message", "string", '.status.conditions[?(@.type=="Ready")].message', 1),
+    ("Message", "string", '.status.conditions[?(@.status=="True")].message', 1),
 ]
 
 

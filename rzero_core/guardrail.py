@@ -141,8 +141,8 @@ def drop(audits: Sequence[Audit], alpha: float = ALPHA) -> tuple[int, Interval] 
 def comparable(audits: Sequence[Audit]) -> list[Audit]:
     """R4: the audits that the last one can be compared with, and itself, in their order.
 
-    A series is comparable for one auditor, prompt and answer equivalence; after a change, archived
-    questions of the iteration before, audited anew, begin the next series.
+    A series is comparable for one auditor, prompt and answer equivalence; the first audit after a
+    change has nothing to be compared with, and only the floor watches it.
     """
     newest = audits[-1]
     return [audit for audit in audits if audit.auditor == newest.auditor and not audit.upper_bound]

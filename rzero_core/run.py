@@ -83,8 +83,9 @@ class RunSpec(Ruled):
 
     model: str = Field(min_length=1, max_length=1024)
     """Base model: `hf://owner/name@revision`, `s3://…`, `file://…` or a path. Immutable."""
-    iterations: int = Field(3, ge=1, le=999)
-    """Rounds of co-evolution. May grow later: the run continues."""
+    iterations: int = Field(3, ge=1, le=100)
+    """Rounds of co-evolution. May grow later: the run continues. At most 100, whose history still
+    fits the status of one object."""
     preset: Preset = Preset.IMPROVED
     """Where the values of fields come from that the manifest leaves out."""
     seed: int = Field(0, ge=0, le=2**31 - 1)

@@ -9,7 +9,7 @@ from rzero_core.task import NEVER_RETRIED, StageResult
 from rzero_operator.conditions import rfc3339
 from rzero_operator.decision import LIVE, Attempt, AttemptState, RunIdentity
 from rzero_operator.draft import Draft, put_entry, put_group
-from rzero_operator.repair import is_output
+from rzero_operator.repair import is_output, is_proven, is_sound
 from rzero_operator.tasks import OUTPUT, Step, done, label_accuracy_of
 
 FIRST_BACK_OFF = 10.0
@@ -49,15 +49,9 @@ class Attempts:
         if entry is None:
             return draft, None
         for attempt in seen:
-            results = self._results(attempt)
-            if results:
-                finished = done(entry, results, self.time)
-                finished = finished.model_copy(update={"execution": attempt.execution})
-                draft = put_entry(draft, step.iteration, finished)
-                audited = label_accuracy_of(results[0])
-                if audited is not None:
-                    draft = put_group(draft, step.iteration, label_accuracy=audited)
-                return draft.tell("StageDone", f"{step}: done", step), None
+            taken = self._take_in(draft, entry, attempt)
+            if taken is not None:
+                return taken.tell("StageDone", f"{step}: done", step), None
         live = [attempt for attempt in seen if attempt.state in LIVE]
         if live:
             entry = entry.model_copy(
@@ -71,6 +65,24 @@ class Attempts:
                 return draft, None
         # Reserved, but never seen: whoever reserved it did not come to begin it.
         return put_entry(draft, step.iteration, entry), None
+
+    def _take_in(self, draft: Draft, entry: StageStatus, attempt: Attempt) -> Draft | None:
+        """The draft with the results of an attempt, None where they do not prove the step done."""
+        iteration, results = attempt.step.iteration, self._results(attempt)
+        if not results:
+            return None
+        finished = done(entry, results, self.time)
+        finished = finished.model_copy(update={"execution": attempt.execution})
+        audited = label_accuracy_of(results[0])
+        # What `repair` would take out again would be begun again for ever.
+        if not is_proven(self.run.ref, self.spec, iteration, finished):
+            return None
+        if audited is None:
+            return put_entry(draft, iteration, finished)
+        if not is_sound(audited):
+            return None
+        draft = put_entry(draft, iteration, finished)
+        return put_group(draft, iteration, label_accuracy=audited)
 
     def _results(self, attempt: Attempt) -> tuple[StageResult, ...]:
         """The results in the order of shards, or none if they do not prove the step done."""
@@ -137,4 +149,5 @@ class Attempts:
 
 def back_off(failures: int) -> float:
     """Seconds to wait after so many failures."""
-    return min(FIRST_BACK_OFF * 2.0 ** (failures - 1), LONGEST_BACK_OFF)
+    # Who edits a status may write more failures than a float could double.
+    return min(FIRST_BACK_OFF * 2.0 ** min(failures - 1, 16), LONGEST_BACK_OFF)

@@ -107,10 +107,14 @@ class Cluster:
         return items
 
     async def create(self, item: Object) -> Object:
-        """Create an object. Raises `ApiError`; 409 when there is one of that name."""
+        """Create an object. Raises `ApiError`; 409 when there is one of that name.
+
+        A field that the server does not know is refused: by default it would drop it, and with it
+        what the author of a pod template wanted.
+        """
         namespace = item["metadata"]["namespace"]
         path = _PLACES[item["apiVersion"], item["kind"]].format(namespace)
-        created: Object = await self._ask("POST", path, body=item)
+        created: Object = await self._ask("POST", path, {"fieldValidation": "Strict"}, item)
         return created
 
     async def job(self, namespace: str, name: str) -> Object | None:

@@ -4,7 +4,6 @@ Pure: the caller creates the objects, and `observe` reads back what became of th
 """
 
 import hashlib
-import json
 from typing import Any
 
 from rzero_core.run import API_VERSION, KIND, RunSpec, Stage
@@ -30,8 +29,6 @@ RETRY_ANNOTATION = "rzero.dev/retry"
 """On a run: another value than before tries it again after a failure."""
 RESUME_ANNOTATION = "rzero.dev/resume"
 """On a run: another value than before lets it go on where the guardrail paused it."""
-SPEC_HASH = "rzero.dev/spec-hash"
-"""Annotation: tells an object of ours from another of the same name."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _KUEUE = "kueue.x-k8s.io/"
 
@@ -160,7 +157,6 @@ def _object(
     labels: dict[str, str],
     spec: dict[str, Any],
 ) -> dict[str, Any]:
-    canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"))
     return {
         "apiVersion": version,
         "kind": kind,
@@ -168,7 +164,6 @@ def _object(
             "name": name,
             "namespace": run.ref.namespace,
             "labels": labels,
-            "annotations": {SPEC_HASH: hashlib.sha256(canonical.encode()).hexdigest()[:16]},
             "ownerReferences": [
                 {
                     "apiVersion": API_VERSION,

@@ -151,6 +151,7 @@ class Operator:
         period = self.settings.resync_seconds
         while True:
             await asyncio.sleep(period * random.uniform(0.9, 1.1))
+            self.health.ticked()
             try:
                 await self._list_all(period)
             except ApiError as error:
@@ -158,7 +159,7 @@ class Operator:
 
     async def _list_all(self, spread: float) -> None:
         uids: set[str] = set()
-        gone = set(self.reconciler.written)
+        known, gone = self.health.known, set(self.reconciler.written)
         for namespace in self.settings.namespaces or (None,):
             async for run in self.cluster.runs(namespace):
                 metadata = run["metadata"]
@@ -171,7 +172,7 @@ class Operator:
         # Deleted while no watch was there to tell: their gauges must vanish.
         for key in gone:
             self.queue.add(key)
-        self.health.resynced(uids)
+        self.health.resynced(uids, known)
 
     async def _take_over(self) -> None:
         """Look at all runs when this replica begins to lead."""

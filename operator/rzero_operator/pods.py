@@ -84,7 +84,9 @@ def pod_template(
     pod = _pod(spec, task, settings, defaults)
     template: dict[str, Any] = {"metadata": {}, "spec": pod}
     for changes in (defaults.pod_template, settings.pod_template or {}):
-        template = merge(template, {key: changes[key] for key in template if key in changes})
+        # An empty `metadata:` in YAML is null, and asks for nothing.
+        given = {key: changes[key] for key in template if changes.get(key) is not None}
+        template = merge(template, given)
     metadata, pod = template["metadata"], template["spec"]
     kept = {
         key: value
@@ -215,8 +217,7 @@ def _environment(spec: RunSpec, task: StageTask) -> list[dict[str, Any]]:
     variables: list[dict[str, Any]] = [
         {"name": name, "value": value} for name, value in values.items()
     ]
-    if spec.storage.secret_name and spec.storage.uri.startswith("s3://"):
-        secret = spec.storage.secret_name
+    if secret := spec.storage.secret_name:
         variables += [
             _from_secret(secret, "AWS_ACCESS_KEY_ID"),
             _from_secret(secret, "AWS_SECRET_ACCESS_KEY"),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 FIRST_RETRY = 0.5
 """Seconds before the first retry after an error; doubles with each further one."""
 LONGEST_RETRY = 60.0
+_MOST_DOUBLINGS = 16
 
 
 class RunKey(NamedTuple):
@@ -60,8 +61,9 @@ class WorkQueue:
 
         `least`: seconds that the server asked for, heeded up to the longest pause.
         """
-        self._errors[key] += 1
-        pause = min(FIRST_RETRY * 2.0 ** (self._errors[key] - 1), LONGEST_RETRY)
+        pause = min(FIRST_RETRY * 2.0 ** self._errors[key], LONGEST_RETRY)
+        # No further, or after a day of errors the pause would be too large for a float.
+        self._errors[key] = min(self._errors[key] + 1, _MOST_DOUBLINGS)
         # Runs that failed together do not come back together.
         pause = max(pause * random.uniform(0.5, 1.0), min(least, LONGEST_RETRY))
         self.add_after(key, pause)

@@ -40,6 +40,8 @@ from rzero_operator.tasks import Step
 LOOK_AGAIN = 10.0
 """Seconds until the next look at an attempt that cannot go on, or has no pods yet."""
 _REFUSED = frozenset({400, 403, 422})
+_NO_RIGHT = 'cannot create resource "'
+"""In the server's words when RBAC, and not admission, refuses: no fault of the run."""
 log = logging.getLogger(__name__)
 
 
@@ -229,6 +231,8 @@ class Reconciler:
                     return replace(refused, reason="NameConflict", message=message)
                 if error.status == 403 and "exceeded quota" in error.message:
                     return replace(refused, reason="QuotaExceeded", message=error.message)
+                if error.status == 403 and _NO_RIGHT in error.message:
+                    return replace(refused, reason="Forbidden", message=error.message)
                 if error.status in _REFUSED and "being terminated" not in error.message:
                     return replace(
                         refused, state=AttemptState.FAILED, exit_code=78, message=error.message

@@ -22,16 +22,19 @@ from rzero_operator.tasks import OUTPUT, Step
 
 MOST_SHARDS = 9999
 """As many as the prefixes of shards have digits for."""
+MOST_ATTEMPTS = 999_999
+"""More than any budgets allow."""
 
 
 def repair(run: RunRef, spec: RunSpec, status: RunStatus) -> RunStatus:
-    """The status without iterations that the spec does not ask for and without false proofs."""
+    """The status without what nobody asked for, without false proofs, without false times."""
     groups = [
         _repair_iteration(run, spec, group)
         for group in status.iterations
         if group.iteration <= spec.iterations
     ]
-    return status if groups == status.iterations else _with(status, iterations=groups)
+    told = [item for item in status.conditions if _is_time(item.last_transition_time)]
+    return status.model_copy(update={"iterations": groups, "conditions": told})
 
 
 def is_output(run: RunRef, spec: RunSpec, step: Step, uri: str) -> bool:
@@ -42,10 +45,10 @@ def is_output(run: RunRef, spec: RunSpec, step: Step, uri: str) -> bool:
 
 def _repair_iteration(run: RunRef, spec: RunSpec, group: IterationStatus) -> IterationStatus:
     audit = group.label_accuracy
-    audited = audit is None or _is_sound(audit)
+    audited = audit is None or is_sound(audit)
     stages = []
     for entry in group.stages:
-        proven = _is_proven(run, spec, group.iteration, entry)
+        proven = is_proven(run, spec, group.iteration, entry)
         if not audited and entry.stage is Stage.BUILD_CURRICULUM:
             proven = False
         stages.append(_repair_stage(entry, proven=proven))
@@ -61,6 +64,11 @@ def _repair_stage(entry: StageStatus, *, proven: bool) -> StageStatus:
         for name in ("started_at", "finished_at", "not_before")
         if not _is_time(getattr(entry, name))
     }
+    begun = entry.state is StageState.RUNNING
+    if entry.attempts >= MOST_ATTEMPTS or (begun and entry.attempts < 1):
+        # Numbered as no attempt is. Those that there were are found by their Jobs.
+        changes |= {"attempts": 0, "execution": None}
+        changes |= {"state": StageState.WAITING} if begun else {}
     if entry.state is StageState.DONE and not proven:
         changes |= {"state": StageState.WAITING, "finished_at": None, "manifest_digest": None}
         changes |= {"outputs": {}, "metrics": {}}
@@ -69,7 +77,7 @@ def _repair_stage(entry: StageStatus, *, proven: bool) -> StageStatus:
     return entry.model_copy(update=changes)
 
 
-def _is_proven(run: RunRef, spec: RunSpec, iteration: int, entry: StageStatus) -> bool:
+def is_proven(run: RunRef, spec: RunSpec, iteration: int, entry: StageStatus) -> bool:
     """Whether a stage that is said to be done names its artifact, where only the run writes."""
     uri = entry.outputs.get(OUTPUT[entry.stage], "")
     prefix = stage_prefix(spec.storage.uri, run, iteration, entry.stage, entry.round)
@@ -81,7 +89,8 @@ def _is_proven(run: RunRef, spec: RunSpec, iteration: int, entry: StageStatus) -
     return shards.isdecimal() and 1 <= int(shards) <= MOST_SHARDS
 
 
-def _is_sound(audit: LabelAccuracyStatus) -> bool:
+def is_sound(audit: LabelAccuracyStatus) -> bool:
+    """Whether a report on labels has shares where it says that it has."""
     shares = [item for item in (audit.estimate, audit.lower, audit.upper) if item is not None]
     return _are_numbers(shares) and all(0 <= Decimal(share) <= 1 for share in shares)
 
@@ -99,7 +108,3 @@ def _is_time(text: str | None) -> bool:
         return text is None or datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
         return False
-
-
-def _with(status: RunStatus, **changes: object) -> RunStatus:
-    return status.model_copy(update=changes)

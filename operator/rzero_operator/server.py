@@ -1,5 +1,6 @@
 """Serves /livez, /readyz and /metrics over HTTP."""
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -34,8 +35,14 @@ async def http_server(
     await runner.setup()
     try:
         # Nothing secret is served, and the NetworkPolicy says who may ask.
-        site = web.TCPSite(runner, "0.0.0.0", port)
-        await site.start()
+        await web.SockSite(runner, _listener(port)).start()
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
+
+
+def _listener(port: int) -> socket.socket:
+    """A socket for all addresses of the pod, which may have IPv6 ones alone."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("0.0.0.0", port))

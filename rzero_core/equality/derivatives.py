@@ -48,6 +48,13 @@ def substitute(tree: Tree, name: str, value: Tree) -> Tree:
     return tuple(substitute(part, name, value) if _is_tree(part) else part for part in tree)
 
 
+def variables(tree: Tree) -> frozenset[str]:
+    """The names of the variables in a tree; constants such as e are none."""
+    if tree[0] == "var":
+        return frozenset([tree[1]])
+    return frozenset().union(*(variables(part) for part in tree[1:] if _is_tree(part)))
+
+
 def _power(base: Tree, exponent: Tree, name: str) -> Tree:
     slope = derivative(base, name)
     if not _depends(exponent, name):
@@ -86,9 +93,7 @@ def _outer(function: str, x: Tree) -> Tree:
 
 
 def _depends(tree: Tree, name: str) -> bool:
-    if tree[0] == "var":
-        return bool(tree[1] == name)
-    return any(_depends(part, name) for part in tree[1:] if _is_tree(part))
+    return name in variables(tree)
 
 
 def _is_tree(part: object) -> bool:

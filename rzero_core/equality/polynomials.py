@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
+from rzero_core.equality.derivatives import variables
 from rzero_core.equality.expressions import Tree, Unreadable
 from rzero_core.equality.normal_form import normal_form
 
@@ -18,9 +19,12 @@ Coefficients = list[Fraction]
 def polynomial_of(tree: Tree, name: str | None = None) -> Coefficients | None:
     """The coefficients of a tree that is a polynomial of one variable (of `name`, if given).
 
-    None for anything else, and for degrees and coefficients that are too large. Raises what
-    `normal_form` raises.
+    None for anything else, also where a division by a variable or a root of one cancels out, which
+    changes where the expression exists; and for degrees and coefficients that are too large. Raises
+    what `normal_form` raises.
     """
+    if not _is_entire(tree):
+        return None
     found: dict[int, Fraction] = {}
     for monomial, coefficient in normal_form(tree).items():
         degree = 0
@@ -49,6 +53,19 @@ def real_roots(polynomial: Sequence[Fraction]) -> int:
 def distinct_roots(polynomial: Sequence[Fraction]) -> int:
     """Distinct complex roots: the degree less that of the common divisor with the derivative."""
     return len(polynomial) - len(_sturm(polynomial)[-1])
+
+
+def _is_entire(tree: Tree) -> bool:
+    """Whether variables are only added, multiplied, and raised to whole powers."""
+    match tree:
+        case ("div", above, below):
+            return _is_entire(above) and not variables(below)
+        case ("pow", base, exponent):
+            whole = exponent[0] == "num" and exponent[1].denominator == 1 and exponent[1] > 0
+            return (_is_entire(base) and whole) or not variables(tree)
+        case ("add" | "mul" | "neg", *parts):
+            return all(_is_entire(part) for part in parts)
+    return tree[0] == "var" or not variables(tree)
 
 
 def _sturm(polynomial: Sequence[Fraction]) -> list[Coefficients]:

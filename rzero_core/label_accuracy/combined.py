@@ -84,8 +84,9 @@ def audited(
 ) -> Estimate:
     """Label accuracy from an oracle's verdicts on a stratified sample of the curriculum.
 
-    The estimate drops abstentions. The interval spans both things that they may be: its lower bound
-    counts them as wrong labels, its upper bound drops them. With `LEAST_PROBES` of each kind the
+    The estimate drops abstentions. The interval's lower bound counts them as wrong labels, its
+    upper bound drops them: it allows for an oracle that abstains from wrong labels more often than
+    from right ones, not for the contrary. With `LEAST_PROBES` of each kind the
     oracle's errors are corrected (`rogan_gladen`), on the effective size without finite population
     correction, since an oracle errs at random even on a complete curriculum. A stratum without a
     verdict is judged together with its neighbor.

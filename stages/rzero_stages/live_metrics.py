@@ -7,6 +7,7 @@ the curve inside a stage. Without `RZERO_METRICS_PORT` nothing is served.
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -213,7 +214,9 @@ def _server(registry: "CollectorRegistry", port: int) -> Iterator[bool]:
     from prometheus_client import start_http_server
 
     try:
-        server, thread = start_http_server(port, registry=registry)
+        # A pod may have IPv6 addresses alone.
+        everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
+        server, thread = start_http_server(port, everywhere, registry)
     except OSError as error:
         log.warning("no metrics on port %d: %s", port, os.strerror(error.errno or 0))
         yield False

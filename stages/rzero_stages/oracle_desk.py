@@ -29,6 +29,8 @@ from rzero_stages.published import scratch, versions
 
 _BATCH = 64
 """Questions that are asked together, and whose answers are then brought to safety."""
+_CALLS = "oracleCalls"
+"""Metric: calls of all attempts, also those that brought no answer."""
 _PROBES = 100
 """Probes with a right label that the oracle is asked, and as many with a wrong one."""
 
@@ -56,8 +58,13 @@ class OracleDesk:
             self._reused = self._take(_published(store, task.previous))
         for step in store.steps(self._prefix):
             self._step = step
-            # What an earlier attempt paid for counts against the budget of this iteration.
-            self._endpoint.calls += self._take(_published(store, step_prefix(self._prefix, step)))
+            prefix = step_prefix(self._prefix, step)
+            self._take(_published(store, prefix))
+            # All calls of earlier attempts count against the budget, also those that failed.
+            saved = store.manifest(prefix)
+            calls = saved.metrics.get(_CALLS, 0.0) if saved is not None else 0.0
+            self._endpoint.calls = max(self._endpoint.calls, int(calls))
+        self._calls_saved = self._endpoint.calls
 
     def verdicts(self, questions: Sequence[LabeledQuestion]) -> dict[str, Verdict]:
         """The verdict on each label, by the question's id."""
@@ -110,7 +117,7 @@ class OracleDesk:
         """What it cost, and how many answers of the iteration before were used again at no cost."""
         return {
             "oracleReused": self._reused,
-            "oracleCalls": self._endpoint.calls,
+            _CALLS: self._endpoint.calls,
             "oracleTokens": self._endpoint.tokens,
             "oracleSeconds": round(self._endpoint.seconds, 3),
         }
@@ -177,9 +184,10 @@ class OracleDesk:
         return taken
 
     def _save(self, ids: set[str]) -> None:
-        """Bring new answers to safety, as a small artifact of its own."""
-        if not ids:
+        """Bring new answers, and how many calls there were, to safety: an artifact of its own."""
+        if self._endpoint.calls == self._calls_saved:
             return
+        self._calls_saved = self._endpoint.calls
         self._step += 1
         task, now = self._task, datetime.now(UTC).isoformat(timespec="seconds")
         manifest = Manifest(
@@ -191,6 +199,7 @@ class OracleDesk:
             attempt=task.attempt,
             seed=task.seed,
             versions=versions(),
+            metrics={_CALLS: self._calls_saved},
             seconds=0.0,
             started_at=now,
             finished_at=now,

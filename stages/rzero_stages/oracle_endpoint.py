@@ -286,7 +286,8 @@ def identity(oracle: Oracle) -> str:
 
     Without the user and password that a URL may carry.
     """
-    address = completions_url(oracle.endpoint).split("://", 1)[-1].split("@")[-1]
+    host, _, path = completions_url(oracle.endpoint).split("://", 1)[-1].partition("/")
+    address = f"{host.rpartition('@')[2]}/{path}"
     parts = (
         address,
         oracle.model,

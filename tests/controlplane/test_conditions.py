@@ -1,5 +1,6 @@
 """What only the cluster can know about a run is shown as a condition, and nothing is hammered."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from api_proxy import Answer, Asked, api_proxy, kubeconfig_through
 from operator_process import (
     HASTY,
     OperatorProcess,
@@ -178,20 +180,37 @@ def test_a_pod_that_the_namespace_does_not_admit_stalls_the_run(
         )
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            {"containers": [{"name": "main", "resources": {"limits": {"cpu": "-1"}}}]},
+            "must be greater than or equal to 0",
+        ),
+        ({"nodeSelectr": {"zone": "a"}}, 'unknown field "spec.template.spec.nodeSelectr"'),
+    ],
+    ids=["value", "name"],
+)
 def test_a_job_that_the_server_rejects_fails_the_run_with_its_words(
-    control_plane: ControlPlane, namespace: str, tmp_path: Path
+    control_plane: ControlPlane,
+    namespace: str,
+    tmp_path: Path,
+    bad: dict[str, Any],
+    message: str,
 ) -> None:
     install_crd(control_plane)
-    bad = {"spec": {"containers": [{"name": "main", "resources": {"limits": {"cpu": "-1"}}}]}}
     with patient(control_plane, tmp_path), fake_stages(control_plane) as stages:
         create_run(
-            control_plane, namespace, "wrong", stages={"trainChallenger": {"podTemplate": bad}}
+            control_plane,
+            namespace,
+            "wrong",
+            stages={"trainChallenger": {"podTemplate": {"spec": bad}}},
         )
         wait_for_phase(control_plane, namespace, "wrong", "Failed", SOON)
         run = get_run(control_plane, namespace, "wrong")
         check_conditions(run, frozenset({"Failed", "Stalled"}))
         failed = next(i for i in run["status"]["conditions"] if i["type"] == "Failed")
-        assert "must be greater than or equal to 0" in failed["message"]
+        assert message in failed["message"]
         with quiet(control_plane, namespace, 0):
             pass
         check_no_orphans(control_plane, namespace)
@@ -206,6 +225,35 @@ def test_a_job_that_the_server_rejects_fails_the_run_with_its_words(
             budgets={TRAINING: (2, 0, 0)},
             starts={TRAINING: 1},
         )
+
+
+def test_a_right_that_the_operator_lacks_is_no_fault_of_the_run(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """As while its Role is being replaced, or before a restarted API server has read it."""
+    install_crd(control_plane)
+    said = (
+        'jobs.batch is forbidden: User "rzero" cannot create resource "jobs" in API group "batch"'
+    )
+    allowed = threading.Event()
+
+    def forbid(asked: Asked) -> Answer | None:
+        wanted = asked.method == "POST" and "/jobs" in asked.path and not allowed.is_set()
+        return Answer(403, said) if wanted else None
+
+    with api_proxy(control_plane) as proxy, fake_stages(control_plane) as stages:
+        proxy.before = forbid
+        config = kubeconfig_through(proxy, control_plane, tmp_path / "kubeconfig")
+        with operator(control_plane, tmp_path, kubeconfig=config, prelude=HASTY):
+            create_run(control_plane, namespace, "early")
+            told = wait_for_condition(
+                control_plane, namespace, "early", "Stalled", "Forbidden", SOON
+            )
+            assert told.endswith(said)
+            stalled(get_run(control_plane, namespace, "early"))
+            allowed.set()
+            wait_for_phase(control_plane, namespace, "early", "Succeeded")
+            check_sane(control_plane, namespace, "early", stages)
 
 
 def test_a_job_beyond_the_quota_waits_until_there_is_room(

@@ -12,7 +12,8 @@ import yaml
 from rzero_core.crd import definition, files
 from rzero_core.run import CoEvolutionRun, RunSpec, Stage
 from rzero_core.spec.presets import overlay
-from rzero_core.status import Condition, IterationStatus, Phase, RunStatus, StageState, StageStatus
+from rzero_core.status import IterationStatus, Phase, RunStatus, StageState, StageStatus
+from rzero_operator.conditions import conditions
 from rzero_operator.manifests import ManifestError, load
 from tests.cluster.api import ApiError
 from tests.cluster.control_plane import ControlPlane
@@ -325,16 +326,9 @@ STATUS = RunStatus(
             ],
         )
     ],
-    conditions=[
-        Condition(
-            type="Ready",
-            status="False",
-            reason="StageRunning",
-            message="trainSolver of iteration 1 runs",
-            last_transition_time="2026-01-01T00:00:00Z",
-            observed_generation=1,
-        )
-    ],
+    conditions=conditions(
+        RunStatus(phase=Phase.RUNNING), "trainSolver of iteration 1 runs", 1, "2026-01-01T00:00:00Z"
+    ),
 )
 
 

@@ -90,7 +90,7 @@ def death_of(asked: Asked) -> str | None:
     if not asked.is_write:
         return None
     said: dict[str, Any] = json.loads(asked.body)
-    match asked.path.split("/")[-1]:
+    match asked.path.split("?")[0].split("/")[-1]:
         case "jobs":
             name = said["metadata"]["name"]
             return f"job {name}" if "-i001-" in name else None

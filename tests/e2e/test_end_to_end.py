@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -85,15 +86,27 @@ def helm(node: NodeCluster, home: Path, *words: str) -> str:
 
 
 def manifest(name: str, storage: S3Server) -> dict[str, Any]:
-    """The quickstart's run, on S3."""
-    run: dict[str, Any] = yaml.safe_load(Path("examples/tiny/run.yaml").read_text())
+    """The tutorial's run, with the test's bucket and endpoint in place of the placeholders."""
+    run: dict[str, Any] = yaml.safe_load(Path("examples/tiny/cluster.yaml").read_text())
     run["metadata"] = {"name": name, "namespace": RUNS}
-    run["spec"]["storage"] = {
+    run["spec"]["storage"] |= {
         "uri": f"s3://{storage.bucket}/runs",
         "endpoint": storage.endpoint,
-        "secretName": "rzero-s3",
     }
     return run
+
+
+def kubectl_rzero(node: NodeCluster, *words: str) -> str:
+    """`kubectl rzero`, as kubectl finds it."""
+    scripts = str(Path(sys.executable).parent)
+    done = subprocess.run(
+        ["kubectl", "rzero", *words, "-n", RUNS],
+        env=os.environ | node.environment | {"PATH": f"{scripts}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def finish(node: NodeCluster, name: str, seconds: float) -> RunStatus:
@@ -152,6 +165,16 @@ def test_two_iterations_of_the_tiny_model(installed: NodeCluster, storage: S3Ser
     last = status.find(2, Stage.TRAIN_SOLVER)
     assert last is not None
     assert answers_of(store.model(last.outputs["checkpoint"]))
+
+
+def test_the_plugin_shows_the_run(installed: NodeCluster, tmp_path: Path) -> None:
+    shown = kubectl_rzero(installed, "status", "tiny")
+    assert "Succeeded" in shown and "label accuracy" in shown
+    log = kubectl_rzero(installed, "logs", "tiny", "--stage", "trainSolver")
+    assert "progress" in log
+    page = tmp_path / "report.html"
+    kubectl_rzero(installed, "report", "tiny", "-o", str(page))
+    assert "tiny" in page.read_text()
 
 
 @pytest.mark.timeout(1500)

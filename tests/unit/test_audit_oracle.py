@@ -210,6 +210,18 @@ def test_the_budget_of_calls_holds_and_what_is_left_abstains(tmp_path: Path) -> 
     assert len({row.agreement for row in outcome.verdicts if row.right is not None}) > 2
 
 
+def test_failed_calls_of_an_attempt_before_count_against_the_budget(tmp_path: Path) -> None:
+    def fails(body: dict[str, Any]) -> Reply:
+        return legs(body) if asked(body) == spiders(7) else (400, {}, b"")
+
+    with oracle_server(fails) as (url, requests):
+        first = judge_at(tmp_path, url, 12, samples=1, max_calls=20)
+        assert (len(requests), first.metrics["oracleCalls"]) == (12, 12)
+        # The pod was lost before its curriculum was there: 11 questions are asked again.
+        second = judge_at(tmp_path, url, 12, samples=1, max_calls=20)
+    assert (len(requests), second.metrics["oracleCalls"]) == (20, 20)
+
+
 def test_calls_are_spread_over_the_minute(tmp_path: Path) -> None:
     began = time.monotonic()
     judge(tmp_path, legs, 10, requests_per_minute=600, samples=1)
@@ -347,10 +359,14 @@ def test_another_model_prompt_or_number_of_draws_is_another_oracle() -> None:
         Oracle(endpoint="http://host", model="b"),
         Oracle(endpoint="http://other", model="a"),
         Oracle(endpoint="http://host", model="a", samples=5),
+        Oracle(endpoint="http://host/@team/v1", model="a"),
+        Oracle(endpoint="http://other/@team/v1", model="a"),
     ]
     assert len({identity(each) for each in oracles}) == len(oracles)
     quicker = oracles[0].model_copy(update={"requests_per_minute": 1, "timeout_seconds": 1})
     assert identity(quicker) == identity(oracles[0])
+    named = oracles[0].model_copy(update={"endpoint": "http://user:password@host"})
+    assert identity(named) == identity(oracles[0])
 
 
 def test_answers_of_another_oracle_are_not_used(tmp_path: Path) -> None:

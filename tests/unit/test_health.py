@@ -19,9 +19,11 @@ class World:
         self.health = Health(RESYNC, lambda: self.oldest, lambda: self.now)
 
     def resync(self, **versions: str) -> None:
+        self.health.ticked()
+        known = self.health.known
         for uid, version in versions.items():
             self.health.listed(uid, version)
-        self.health.resynced(set(versions))
+        self.health.resynced(set(versions), known)
 
 
 def test_all_is_well_while_the_watch_delivers_what_the_resync_lists() -> None:
@@ -76,6 +78,32 @@ def test_a_deleted_object_cannot_lag() -> None:
     assert world.health.problem() is None
 
 
+def test_a_run_created_while_the_resync_lists_is_not_forgotten() -> None:
+    world = World()
+    known = world.health.known
+    world.health.delivered("new", "7")
+    world.health.resynced(set(), known)
+    for _ in range(5):
+        world.now += RESYNC
+        world.resync(new="7")
+        assert world.health.problem() is None
+
+
+def test_rare_resyncs_have_time_to_see_what_the_watch_delivered() -> None:
+    now = 0.0
+    health = Health(600.0, lambda: 0.0, lambda: now)
+    # The list was answered from before the change that the watch told of.
+    health.delivered("a", "2")
+    health.listed("a", "1")
+    health.ticked()
+    health.resynced({"a"}, health.known)
+    now = 660.0
+    assert health.problem() is None
+    health.listed("a", "2")
+    now = 1800.0
+    assert "watch is dead" not in str(health.problem())
+
+
 def test_missed_resyncs_are_a_dead_operator() -> None:
     world = World()
     world.now += (MISSED_RESYNCS + 1) * RESYNC
@@ -88,3 +116,11 @@ def test_a_run_that_waits_too_long_for_a_worker_is_a_dead_operator() -> None:
     world = World()
     world.oldest = LONGEST_WAIT + 1
     assert world.health.problem() == "a run has waited 601 s in the queue"
+
+
+def test_an_api_server_that_is_away_is_no_reason_to_restart() -> None:
+    world = World()
+    for _ in range(20):
+        world.now += RESYNC
+        world.health.ticked()  # Each list fails.
+        assert world.health.problem() is None

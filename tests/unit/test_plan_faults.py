@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from plan_world import RUN, World, later, make_spec
 
 from rzero_core.run import Stage
 from rzero_core.status import Phase, StageState
+from rzero_core.task import LabelAudit
 from rzero_operator.attempts import FIRST_BACK_OFF
 from rzero_operator.conditions import condition_of, rfc3339
 from rzero_operator.decision import Attempt, AttemptState
@@ -100,6 +102,38 @@ def test_a_result_that_names_an_artifact_of_somebody_else_proves_nothing() -> No
     assert entry is not None and entry.state is StageState.RUNNING
     assert (entry.attempts, entry.preemptions) == (2, 1)
     assert entry.message == "the attempt ended without a result"
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        (Stage.GENERATE_QUESTIONS, {"metrics": {"rows": 1e308}}),
+        (Stage.GENERATE_QUESTIONS, {"outputs": "shard-0000x"}),
+        (
+            Stage.BUILD_CURRICULUM,
+            {"label_audit": LabelAudit(estimate=1.5, sample_size=9, method="m")},
+        ),
+    ],
+)
+def test_results_that_would_be_taken_for_forged_use_up_the_budget_and_no_more(
+    stage: Stage, changes: dict[str, Any]
+) -> None:
+    world, step = World(make_spec(stages={stage: {"maxPreemptions": 2}})), Step(1, stage)
+    world.walk(until=step)
+    for _ in range(10):
+        if not world.live:
+            break
+        world.succeed()
+        attempt = world.attempts[step, world.entry.attempts]
+        results = [result.model_copy(update=changes) for result in attempt.results]
+        if "outputs" in changes:
+            wrong = f"{world.started[-1].task.prefix}/{changes['outputs']}"
+            results[0] = results[0].model_copy(update={"outputs": {"questions": wrong}})
+            results[1:] = attempt.results[1:]
+        world.attempts[step, attempt.number] = replace(attempt, results=tuple(results))
+        world.turn()
+    assert world.status.phase is Phase.FAILED
+    assert (world.entry.attempts, world.entry.preemptions) == (3, 3)
 
 
 @pytest.mark.parametrize("time", ["tomorrow", "", "2026-01-01", "2026-01-01T00:00:00"])

@@ -89,6 +89,15 @@ def test_prompts_reach_the_stage_as_they_were_written() -> None:
     assert prompt.user == user
 
 
+def test_null_removes_a_field_so_that_admission_may_choose_the_user() -> None:
+    text = '{"image": "i", "podTemplate": {"spec": {"securityContext": {"runAsUser": null}}}}'
+    chosen = StageDefaults.from_environment({"RZERO_STAGE_DEFAULTS": text})
+    context = pod(Stage.EVALUATE, chosen)["securityContext"]
+    assert context == {
+        k: v for k, v in pod(Stage.EVALUATE)["securityContext"].items() if k != "runAsUser"
+    }
+
+
 def test_only_named_secrets_are_referenced_and_only_where_they_are_needed() -> None:
     fields = {
         "model": "hf://owner/name@main",
@@ -129,6 +138,9 @@ def test_only_named_secrets_are_referenced_and_only_where_they_are_needed() -> N
         Stage.EVALUATE: storage,
     }
     assert all(isinstance(value, str) for value in environment(main(Stage.EVALUATE)).values())
+    # The model, data sets and probes may lie on S3 though the artifacts do not.
+    volume = {"storage": {"uri": "file:///runs", "secretName": "store"}}
+    assert storage.keys() <= environment(main(Stage.EVALUATE, **volume)).keys()
 
 
 def test_gpus_are_asked_for_and_each_trains_in_a_process_of_its_own() -> None:
@@ -285,6 +297,7 @@ def test_no_template_changes_what_the_operator_relies_on() -> None:
         {"spec": {"containers": [{"name": "main", "env": 5, "resources": [1]}]}},
         {"metadata": {"labels": "nonsense"}},
         {"metadata": 3},
+        {"metadata": None, "spec": None},
     ],
 )
 def test_a_nonsensical_template_is_left_to_the_server_to_refuse(template: dict[str, Any]) -> None:

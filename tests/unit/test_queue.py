@@ -92,6 +92,8 @@ def test_pauses_grow_with_errors_in_a_row_and_begin_anew_after_a_success() -> No
     async def scenario() -> None:
         queue = WorkQueue()
         pauses = [queue.retry(ONE) for _ in range(12)]
+        # Days of errors.
+        assert all(queue.retry(ONE) <= LONGEST_RETRY for _ in range(3000))
         for number, pause in enumerate(pauses):
             longest = min(0.5 * 2**number, LONGEST_RETRY)
             assert longest / 2 <= pause <= longest

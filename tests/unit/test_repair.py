@@ -3,10 +3,11 @@
 from typing import Any
 
 import pytest
-from plan_world import RUN, World, make_spec
+from plan_world import RUN, World, later, make_spec
 
 from rzero_core.run import Stage
 from rzero_core.status import LabelAccuracyStatus, Phase, RunStatus, StageState, StageStatus
+from rzero_operator.conditions import rfc3339
 from rzero_operator.repair import repair
 from rzero_operator.tasks import Step
 
@@ -98,6 +99,18 @@ def test_times_that_cannot_be_read_are_dropped() -> None:
     assert (entry.started_at, entry.finished_at, entry.not_before) == (None, None, None)
 
 
+def test_conditions_since_a_time_that_cannot_be_read_begin_anew() -> None:
+    world = World(make_spec())
+    world.turn()
+    told = [
+        item.model_copy(update={"last_transition_time": "?"}) for item in world.status.conditions
+    ]
+    world.status = world.status.model_copy(update={"conditions": told})
+    assert repair(RUN.ref, world.spec, world.status).conditions == []
+    world.turn()
+    assert {item.last_transition_time for item in world.status.conditions} == {rfc3339(world.now)}
+
+
 @pytest.mark.parametrize("estimate", ["high", "1.5", "-0.1", "NaN"])
 def test_a_curriculum_whose_label_accuracy_was_edited_is_audited_again(estimate: str) -> None:
     world = done_world()
@@ -123,6 +136,31 @@ def test_a_run_goes_on_from_any_nonsense_and_does_nothing_twice() -> None:
     assert starts == list(Stage)[:5]
     entries = [entry for group in world.status.iterations for entry in group.stages]
     assert all(entry.state is StageState.DONE for entry in entries)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": StageState.RUNNING, "attempts": 0},
+        {"state": StageState.RUNNING, "attempts": 10**12},
+        {"state": StageState.WAITING, "attempts": 10**9},
+        {"state": StageState.WAITING, "failures": 10**6, "not_before": "9999-01-01T00:00:00Z"},
+    ],
+)
+def test_a_run_goes_on_after_numbers_that_no_attempt_can_have(
+    changes: dict[str, Any], seen: bool
+) -> None:
+    world = World(make_spec())
+    world.walk(until=LABELS)
+    if not seen:
+        del world.attempts[LABELS, 1]
+    world.status = edited(world.status, LABELS, **changes)
+    world.turn()
+    later(world, 3600.0)
+    world.walk()
+    assert world.status.phase is Phase.SUCCEEDED
+    assert {start.task.attempt for start in world.started} <= {1, 2}
 
 
 def test_a_stage_that_waits_keeps_its_budgets() -> None:
