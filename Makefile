@@ -73,7 +73,7 @@ tools: venv ## The programs of the test cluster, from their Go modules, into the
 .PHONY: test
 test: check ## All tests that this machine can run; skips are loud, and failures with CI=true
 	OMP_NUM_THREADS=1 $(PY) -m pytest tests/e2e/test_end_to_end.py tests/restart tests/controlplane \
-	  tests -n 2 --dist loadfile --durations=25
+	  tests -n 2 --dist loadgroup --durations=25
 
 .PHONY: e2e
 e2e: venv ## The tutorial's way on a real Kubernetes: images, Helm, an applied run (needs root)

@@ -13,6 +13,17 @@ from tests.cluster.build import NoGo
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+NODE_TESTS = ("test_end_to_end.py", "test_node.py")
+"""They need the machine's one node, so they run one after the other, on one worker."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays on one worker, so that its fixtures are made once."""
+    for item in items:
+        name = "node" if item.path.name in NODE_TESTS else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport() -> Generator[None, Any, None]:
     """What is skipped where all must run has failed."""

@@ -64,7 +64,7 @@ class NodeCluster(ControlPlane):
     def import_image(self, archive: Path) -> None:
         """Give the node an image from an OCI or Docker archive; use it with IfNotPresent."""
         # The layers are unpacked: their blobs would take the same space again.
-        self.ctr("images", "import", "--discard-unpacked-layers", str(archive))
+        self.ctr("images", "import", "--local", "--discard-unpacked-layers", str(archive))
 
     def ctr(self, *words: str) -> str:
         """Run containerd's client. Raises RuntimeError with what it said."""

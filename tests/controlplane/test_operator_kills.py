@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ from operator_process import (
     create_run,
     install_crd,
     operator,
+    patch_run,
     status_of,
     wait_for_phase,
+    wait_until,
 )
 from sanity import check_sane
 
@@ -24,6 +26,7 @@ from rzero_core.status import Phase
 from rzero_operator.tasks import Step
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fake_stages import fake_stages
+from tests.cluster.stage_results import Outcome, Start
 
 MOST_INCARNATIONS = 120
 STAGES = tuple(Stage)[:5]
@@ -110,11 +113,61 @@ def death_of(asked: Asked) -> str | None:
             return f"status {status['phase']} {words} {seen}"
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_operator_killed_at_every_write_of_a_suspension_stops_the_stage_once(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path, moment: str
+) -> None:
+    def outcome(start: Start) -> Outcome | None:
+        first = start.task.stage is Stage.TRAIN_CHALLENGER and start.number == 1
+        return Outcome(hang=True) if first else None
+
+    install_crd(control_plane)
+    create_run(control_plane, namespace, "killed")
+    deaths: list[str] = []
+    with api_proxy(control_plane) as proxy, fake_stages(control_plane, outcome) as stages:
+        config = kubeconfig_through(proxy, control_plane, tmp_path / "kubeconfig")
+        with operator(control_plane, tmp_path):
+            wait_until(lambda: bool(stages.starts))
+        patch_run(control_plane, namespace, "killed", {"spec": {"suspend": True}})
+        for _ in range(MOST_INCARNATIONS):
+            with (
+                operator(control_plane, tmp_path, kubeconfig=config, wait=False) as process,
+                killing(proxy, process, moment, deaths, kind_of) as dead,
+            ):
+                while not dead.wait(0.1):
+                    if is_in(control_plane, namespace, Phase.SUSPENDED):
+                        break
+            if is_in(control_plane, namespace, Phase.SUSPENDED):
+                break
+        patch_run(control_plane, namespace, "killed", {"spec": {"suspend": False}})
+        with operator(control_plane, tmp_path):
+            status = wait_for_phase(control_plane, namespace, "killed", "Succeeded")
+    assert {"DELETE jobs", "PUT status Suspending", "PUT status Suspended"} <= set(deaths)
+    spent = [
+        (item.attempts, item.failures, item.preemptions) for item in status.iterations[0].stages
+    ]
+    assert spent == [(2, 0, 0)] + [(1, 0, 0)] * 4
+
+
+def kind_of(asked: Asked) -> str | None:
+    """The kind of a write, with the phase where it is a status."""
+    if not asked.is_write:
+        return None
+    parts = asked.path.split("?")[0].split("/")
+    if parts[-1] == "status":
+        return f"PUT status {json.loads(asked.body)['status']['phase']}"
+    return f"{asked.method} {'jobs' if 'jobs' in parts else parts[-1]}"
+
+
 @contextmanager
 def killing(
-    proxy: ApiProxy, process: OperatorProcess, moment: str, deaths: list[str]
+    proxy: ApiProxy,
+    process: OperatorProcess,
+    moment: str,
+    deaths: list[str],
+    name: Callable[[Asked], str | None] = death_of,
 ) -> Iterator[threading.Event]:
-    """Kill the operator at the first write that is not among `deaths`, and add that."""
+    """Kill the operator at the first write whose name is not among `deaths`, and add that."""
     dead = threading.Event()
 
     def before(asked: Asked) -> Answer | None:
@@ -126,7 +179,7 @@ def killing(
         return die(asked) if moment == "after" and not dead.is_set() else None
 
     def die(asked: Asked) -> Answer | None:
-        death = death_of(asked)
+        death = name(asked)
         if death is None or death in deaths:
             return None
         deaths.append(death)
@@ -142,4 +195,8 @@ def killing(
 
 
 def is_over(cluster: ControlPlane, namespace: str) -> bool:
-    return status_of(cluster, namespace, "killed").phase is Phase.SUCCEEDED
+    return is_in(cluster, namespace, Phase.SUCCEEDED)
+
+
+def is_in(cluster: ControlPlane, namespace: str, phase: Phase) -> bool:
+    return status_of(cluster, namespace, "killed").phase is phase
