@@ -69,15 +69,17 @@ unit: venv ## Tests that need no network and no other program
 tools: venv ## The programs of the test cluster, from their Go modules, into the cache
 	$(PY) -m tests.cluster.build
 
-# The longest tests begin first, on one of the two workers.
+# The longest file begins first, on one of the two workers. It holds the machine's one node, for which
+# tests/node would wait, so they come last.
 .PHONY: test
 test: check ## All tests that this machine can run; skips are loud, and failures with CI=true
-	OMP_NUM_THREADS=1 $(PY) -m pytest tests/e2e/test_end_to_end.py tests/restart tests/controlplane \
-	  tests -n 2 --dist loadgroup --durations=25
+	OMP_NUM_THREADS=1 $(PY) -m pytest tests/e2e tests/restart tests/controlplane tests/alerts tests/browser \
+	  tests/engine tests/run tests/store tests/unit tests/node \
+	  -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 .PHONY: e2e
 e2e: venv ## The tutorial's way on a real Kubernetes: images, Helm, an applied run (needs root)
-	$(PY) -m pytest tests/e2e --durations=10
+	$(PY) -m pytest tests/e2e tests/node --durations=10
 
 .PHONY: images
 images: venv ## Both images, as OCI archives in the cache; options: docs/images.md

@@ -8,20 +8,12 @@ import pytest
 from s3_server import S3Server, s3_server
 
 from tests.cluster.build import NoGo
+from tests.cluster.node import NodeCluster, node_cluster
 
 # Threads that wait spinning take the processor from those they wait for, where cores are few.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-NODE_TESTS = ("test_end_to_end.py", "test_node.py")
-"""They need the machine's one node, so they run one after the other, on one worker."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file stays on one worker, so that its fixtures are made once."""
-    for item in items:
-        name = "node" if item.path.name in NODE_TESTS else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
+# A machine holds one node at a time, so files that run side by side wait for each other.
+NODE_WAIT_SECONDS = 540
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -44,5 +36,15 @@ def s3() -> Iterator[S3Server]:
             # Without this, a test without credentials asks a cloud's metadata service for some.
             patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
             yield server
+    except NoGo as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[NodeCluster]:
+    """A cluster with one real node and no fake ones; root and Debian's runc make it possible."""
+    try:
+        with node_cluster(wait_seconds=NODE_WAIT_SECONDS) as cluster:
+            yield cluster
     except NoGo as reason:
         pytest.skip(str(reason))

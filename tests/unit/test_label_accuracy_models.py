@@ -6,11 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 from rzero_core import label_accuracy as la
-
-SEEDS = st.integers(0, 10_000)
 
 
 def curriculum(seed: int, n: int = 4000) -> tuple[np.ndarray, np.ndarray]:
