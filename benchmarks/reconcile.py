@@ -23,12 +23,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rzero_core.crd import definition
 from rzero_operator.cluster import PLURAL
-from tests.cluster.api import ApiError
 from tests.cluster.control_plane import ControlPlane, control_plane
 from tests.cluster.fake_stages import fake_stages
 from tests.cluster.stage_results import Outcome, Start
+from tests.controlplane.operator_process import install_crd
 
 NAMESPACE = "default"
 RUNS = f"/apis/rzero.dev/v1alpha1/namespaces/{NAMESPACE}/coevolutionruns"
@@ -108,18 +107,6 @@ def process(module: str, cluster: ControlPlane, folder: Path) -> Iterator[subpro
         finally:
             running.kill()
             running.wait()
-
-
-def install_crd(cluster: ControlPlane) -> None:
-    """Install the CRD and wait until the server serves runs."""
-    cluster.apply(definition())
-    while True:
-        try:
-            cluster.api().get(RUNS)
-        except ApiError:
-            time.sleep(0.2)
-        else:
-            return
 
 
 def create(cluster: ControlPlane, name: str) -> None:

@@ -1,7 +1,7 @@
 """The rules that watch label accuracy: from intervals to what a run should do, and why.
 
-Pure, standard library only. The plan calls `judge`; the other rules are warnings of their own.
-Rules R1 to R6 as the method's description numbers them.
+Pure, standard library only. The plan calls `judge` (R1 to R4, numbered as the method's description
+does). It does not yet call the rules on probes, bands, agreement and paired scores (R5, R6).
 """
 
 import math

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,6 +118,24 @@ class ControlPlane:
         """`kubectl apply` of objects."""
         documents = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "-f", "-", input=json.dumps(documents))
+
+    def wait_for_crd(self, name: str, seconds: float = 30) -> None:
+        """Wait until the server serves a new kind; `kubectl wait` fails without conditions.
+
+        For a moment the server answers 404, then 429, though the CRD is Established.
+        """
+        path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}"
+        spec = self.api().get(path)["spec"]
+        version = next(item["name"] for item in spec["versions"] if item["served"])
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                self.api().get(f"/apis/{spec['group']}/{version}/{spec['names']['plural']}?limit=1")
+            except ApiError:
+                time.sleep(0.1)
+            else:
+                return
+        raise TimeoutError(f"the API server did not serve {name} within {seconds} s")
 
     def service_account_token(self, namespace: str, name: str, seconds: int = 3600) -> str:
         """A token of a service account, as a pod would have it."""

@@ -115,8 +115,7 @@ def operator(
 def install_crd(cluster: ControlPlane) -> None:
     """Install the CRD and wait until the API server serves it."""
     cluster.apply(definition())
-    name = definition()["metadata"]["name"]
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    cluster.wait_for_crd(definition()["metadata"]["name"])
 
 
 def create_run(cluster: ControlPlane, namespace: str, name: str, **spec: Any) -> dict[str, Any]:

@@ -92,8 +92,7 @@ def cluster() -> Iterator[ControlPlane]:
         with start_control_plane(fake_nodes=0) as cluster:
             cluster.kubectl("apply", "-f", str(MONITORING), "-f", str(CHART / CRD_FILE))
             for crd in ("servicemonitors", "podmonitors", "prometheusrules"):
-                wanted = f"crd/{crd}.monitoring.coreos.com"
-                cluster.kubectl("wait", "--for=condition=Established", wanted)
+                cluster.wait_for_crd(f"{crd}.monitoring.coreos.com")
             for name in ("here", "there", "monitoring"):
                 cluster.kubectl("create", "namespace", name)
             yield cluster

@@ -95,9 +95,7 @@ class Runs:
 @pytest.fixture(scope="module")
 def installed(control_plane: ControlPlane) -> ControlPlane:
     control_plane.kubectl("apply", "--filename", CRD)
-    control_plane.kubectl(
-        "wait", "--for=condition=Established", "crd/coevolutionruns.rzero.dev", "--timeout=30s"
-    )
+    control_plane.wait_for_crd("coevolutionruns.rzero.dev")
     return control_plane
 
 
