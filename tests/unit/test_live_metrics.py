@@ -10,14 +10,11 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from stage_makers import RUN, base
 from test_stage_main import COMMAND, curriculum, environment
 
-from rzero_core.run import Questions, Stage, Storage
-from rzero_core.store import ArtifactStore
+from rzero_core.run import Questions, Stage
 from rzero_core.task import BadConfiguration, GenerateQuestionsTask, StageResult
 from rzero_stages import live_metrics, progress
 
@@ -199,30 +196,6 @@ def test_without_a_port_no_server_is_even_imported(tmp_path: Path) -> None:
     )
     environ = environment(tmp_path, curriculum(tmp_path).to_json())
     assert subprocess.run([sys.executable, "-c", code], env=environ).returncode == 0
-
-
-def test_requests_to_storage_are_counted_by_operation_and_answer(
-    tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    try:
-        host, s3_port = server.get_host_and_port()
-        storage = Storage(uri="s3://bucket/runs", endpoint=f"http://{host}:{s3_port}")
-        task = generate(tmp_path).model_copy(update={"storage": storage})
-        store = ArtifactStore(storage)
-        with live_metrics.served(task, 0, variables(port)):
-            boto3.client("s3", endpoint_url=storage.endpoint).create_bucket(Bucket="bucket")
-            assert store.manifest("s3://bucket/runs/none") is None
-            assert store.manifest("s3://bucket/runs/nothing") is None
-            found = scrape(port)
-    finally:
-        server.stop()
-    assert found['rzero_storage_requests_total{code="404",operation="GetObject"}'] == 2
-    duration = "rzero_storage_request_duration_seconds"
-    assert found[f'{duration}_count{{operation="GetObject"}}'] == 2
 
 
 def test_two_scrapes_at_a_time_are_answered(tmp_path: Path, port: int) -> None:
