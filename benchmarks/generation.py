@@ -41,7 +41,8 @@ from rzero_core.task import (
     shard_prefix,
 )
 from rzero_stages import generate_questions, label_questions
-from rzero_stages.sampling import Sampler, open_sampler, resolve
+from rzero_stages.sampler import Sampler
+from rzero_stages.sampling import open_sampler, resolve
 
 MODEL = Path(__file__).parent.parent / "examples" / "tiny" / "model"
 TARGET = 0.9

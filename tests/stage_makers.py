@@ -8,7 +8,7 @@ from rzero_core.records import Row, read_jsonl
 from rzero_core.run import Prompts, SamplerBackend, Sampling, Stage, Storage
 from rzero_core.store import ArtifactStore
 from rzero_core.task import RunRef, StageResult, stage_prefix
-from rzero_stages.sampling import Completion, Messages
+from rzero_stages.sampler import Completion, Messages
 
 RUN = RunRef(name="demo", uid="11111111-2222")
 

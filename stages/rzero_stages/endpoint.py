@@ -21,7 +21,7 @@ from tenacity import (
 
 from rzero_core.run import Sampling
 from rzero_core.task import BadConfiguration, TryAgain, derive_seed
-from rzero_stages.sampling import UNANSWERABLE, Completion, Messages, OnCompletions
+from rzero_stages.sampler import UNANSWERABLE, Completion, Messages, OnCompletions
 
 T = TypeVar("T")
 

@@ -11,7 +11,8 @@ from rzero_core.store import ArtifactStore
 from rzero_core.task import BadTask, GenerateQuestionsTask, StageResult, derive_seed
 from rzero_stages import progress
 from rzero_stages.published import Rows, once
-from rzero_stages.sampling import Completion, Sampler, open_sampler
+from rzero_stages.sampler import Completion, Sampler
+from rzero_stages.sampling import open_sampler
 
 log = logging.getLogger(__name__)
 

@@ -39,6 +39,7 @@ from rzero_core.task import BadConfiguration, StageResult, TryAgain, derive_seed
 from rzero_stages import checkpoints, sampling
 from rzero_stages.decoding import decode
 from rzero_stages.published import full_disk_named, scratch
+from rzero_stages.sampler import Messages
 from rzero_stages.steps import ROWS, Batch, Diary, Reward, Steps, TrainingTask, ranks, role
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 class Lessons:
     """What there is to learn from."""
 
-    conversations: Sequence[sampling.Messages]
+    conversations: Sequence[Messages]
     """Prompts, each once."""
     order: Sequence[int]
     """Numbers of the prompts of all steps, end to end."""

@@ -17,7 +17,8 @@ from rzero_core.store import ArtifactStore, InputRef
 from rzero_core.task import BadData, BadTask, LabelQuestionsTask, StageResult, derive_seed
 from rzero_stages import progress
 from rzero_stages.published import Rows, once
-from rzero_stages.sampling import Sampler, open_sampler
+from rzero_stages.sampler import Sampler
+from rzero_stages.sampling import open_sampler
 
 QUESTIONS = "questions.jsonl"
 PROBES = "probes.jsonl"

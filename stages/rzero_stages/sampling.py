@@ -8,57 +8,18 @@ import importlib.util
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from rzero_core import prompts as prompt_texts
 from rzero_core.run import SamplerBackend, Sampling
 from rzero_core.task import BadConfiguration, derive_seed
-
-Messages = list[dict[str, str]]
-"""A conversation: role and content of each message."""
-
-OnCompletions = Callable[[int], None]
-"""Told how many completions more are finished, for progress."""
+from rzero_stages.endpoint import EndpointSampler
+from rzero_stages.sampler import UNANSWERABLE, Completion, Messages, OnCompletions, Sampler
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One text drawn for one prompt."""
-
-    text: str
-    tokens: int
-    """Tokens drawn, the end token included."""
-    finished: bool
-    """False: cut at `max_tokens` or at the end of the model's context."""
-
-
-UNANSWERABLE = Completion("", 0, False)
-"""Of a prompt that fills the model's context, so that no token can follow."""
-
-
-class Sampler(Protocol):
-    """What draws texts."""
-
-    def sample(
-        self,
-        prompts: Sequence[Messages],
-        n: int,
-        sampling: Sampling,
-        seed: int,
-        greedy: bool = False,
-    ) -> list[list[Completion]]:
-        """`n` completions of each prompt, in the order of the prompts.
-
-        `greedy` takes the likeliest token and leaves `sampling.max_tokens` as the only setting.
-        The same arguments give the same texts on the same machine, as far as its arithmetic allows.
-        """
-        ...
 
 
 def open_sampler(
@@ -73,8 +34,6 @@ def open_sampler(
     """
     told = on_completions or (lambda _: None)
     if endpoint is not None:
-        from rzero_stages.endpoint import EndpointSampler
-
         return EndpointSampler(endpoint, on_completions=told)
     if folder is None:
         raise BadConfiguration("there is neither a model folder nor an endpoint to sample from")

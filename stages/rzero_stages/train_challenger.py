@@ -14,7 +14,8 @@ from rzero_core.store import ArtifactStore
 from rzero_core.task import BadData, StageResult, TrainChallengerTask, derive_seed
 from rzero_stages import grpo
 from rzero_stages.published import already
-from rzero_stages.sampling import Sampler, open_sampler
+from rzero_stages.sampler import Sampler
+from rzero_stages.sampling import open_sampler
 from rzero_stages.steps import Scores, gathered, ranks
 
 COMPLETIONS_WITHOUT_A_QUESTION = 512

@@ -7,13 +7,8 @@ import pytest
 import tiny_models
 
 from rzero_core.run import SamplerBackend, Sampling
-from rzero_stages.sampling import (
-    UNANSWERABLE,
-    Messages,
-    TransformersSampler,
-    VllmSampler,
-    open_sampler,
-)
+from rzero_stages.sampler import UNANSWERABLE, Messages
+from rzero_stages.sampling import TransformersSampler, VllmSampler, open_sampler
 
 SETTINGS = Sampling(max_tokens=12, top_p=0.95, temperature=0.8)
 

@@ -13,7 +13,8 @@ import pytest
 from rzero_core.run import SamplerBackend, Sampling
 from rzero_core.task import BadConfiguration, TryAgain
 from rzero_stages.endpoint import EndpointSampler
-from rzero_stages.sampling import UNANSWERABLE, Completion, Messages, open_sampler
+from rzero_stages.sampler import UNANSWERABLE, Completion, Messages
+from rzero_stages.sampling import open_sampler
 
 Reply = tuple[int, dict[str, str], bytes]
 TOO_LONG: Reply = (400, {}, b'{"error": {"message": "maximum context length is 256 tokens"}}')

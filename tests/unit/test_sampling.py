@@ -11,7 +11,8 @@ from transformers import Qwen2ForCausalLM
 from rzero_core.run import SamplerBackend, Sampling
 from rzero_core.task import BadConfiguration, BadData
 from rzero_stages import decoding, sampling
-from rzero_stages.sampling import Messages, TransformersSampler, open_sampler
+from rzero_stages.sampler import UNANSWERABLE, Messages
+from rzero_stages.sampling import TransformersSampler, open_sampler
 
 SHORT = Sampling(max_tokens=8, top_p=1.0)
 
@@ -84,7 +85,7 @@ def test_an_end_token_ends_a_text_and_is_not_part_of_it() -> None:
 def test_a_prompt_that_fills_the_context_gets_no_text_and_harms_no_other() -> None:
     alone = sampler(64).sample([ask("1+1")], 2, SHORT, seed=0, greedy=True)
     drawn = sampler(64).sample([ask("9" * 500), ask("1+1")], 2, SHORT, seed=0, greedy=True)
-    assert drawn == [[sampling.UNANSWERABLE] * 2, alone[0]]
+    assert drawn == [[UNANSWERABLE] * 2, alone[0]]
 
 
 def test_completions_end_at_the_end_of_the_context() -> None:

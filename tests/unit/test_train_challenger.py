@@ -22,7 +22,7 @@ from rzero_core.run import (
 from rzero_core.store import ArtifactStore
 from rzero_core.task import BadData, RunRef, TrainChallengerTask
 from rzero_stages import train_challenger
-from rzero_stages.sampling import Completion, Messages
+from rzero_stages.sampler import Completion, Messages
 
 MODEL = str(Path(__file__).parents[2] / "examples" / "tiny" / "model")
 SHORT = Sampling(max_tokens=32)
