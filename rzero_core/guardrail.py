@@ -1,14 +1,12 @@
 """The rules that watch label accuracy: from intervals to what a run should do, and why.
 
-Pure, standard library only. The plan calls `judge` (R1 to R4, numbered as the method's description
-does). It does not yet call the rules on probes, bands, agreement and paired scores (R5, R6).
+Pure, standard library only. These are R1 to R4, numbered as the method's description does: what can
+be said of label accuracy alone. The plan adds what other figures say (R5, R6).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from statistics import median
 
 from rzero_core.intervals import Interval, at_confidence, difference
 
@@ -20,8 +18,6 @@ WIDEST = 0.12
 """A wider interval asks for a larger sample where no rule decides."""
 LOOKS = 3
 """Largest number of samples, each an extension of the last, that one iteration is judged on."""
-CANARY_ALPHA = 0.01
-"""Of the paired test on known-answer probes, which runs beside everything else."""
 
 
 class Outcome(StrEnum):
@@ -52,6 +48,10 @@ class Audit:
     """How many samples were drawn, each an extension of the last."""
     upper_bound: bool = False
     """Whether it only says how high accuracy can be; such an audit never decides."""
+    again: bool = False
+    """Whether labels that another auditor had judged were judged again by this one."""
+    certain: bool = False
+    """Whether the interval reaches from the worst case to the best: the same at any confidence."""
 
 
 @dataclass(frozen=True)
@@ -91,23 +91,26 @@ def judge(audits: Sequence[Audit], floor: float = 0.60, max_drop: float = 0.10) 
         )
     wide = newest.accuracy.width > WIDEST
     alpha = ALPHA / LOOKS if wide or newest.looks > 1 else ALPHA
-    if below_floor(newest.accuracy, floor, alpha):
+    if below_floor(newest.accuracy, floor, alpha, newest.certain):
         return Verdict(Outcome.BELOW_FLOOR, _floor_message(newest.accuracy, floor), acts=True)
     dropped = drop(audits, alpha)
     if dropped is not None:
         since, loss = dropped
         # A loss of exactly max_drop, up to rounding, is not more than it.
         acts = loss.estimate > max_drop + 1e-9
-        return Verdict(Outcome.DROPPED, _drop_message(since, loss), acts, since=since, loss=loss)
+        message = f"accuracy fell by {_shown(loss)} since iteration {since}{_judged_again(audits)}"
+        return Verdict(Outcome.DROPPED, message, acts, since=since, loss=loss)
     if wide:
         more = newest.looks < LOOKS
         return Verdict(Outcome.INCONCLUSIVE, _wide_message(newest, more), enlarge=more)
-    return Verdict(Outcome.HEALTHY, f"accuracy is {_shown(newest.accuracy)}")
+    return Verdict(Outcome.HEALTHY, f"accuracy is {_shown(newest.accuracy)}{_judged_again(audits)}")
 
 
-def below_floor(accuracy: Interval, floor: float, alpha: float = ALPHA) -> bool:
+def below_floor(
+    accuracy: Interval, floor: float, alpha: float = ALPHA, certain: bool = False
+) -> bool:
     """R2: whether the upper bound is below the floor, at the one-sided level alpha."""
-    return at_confidence(accuracy, 1 - 2 * alpha).upper < floor
+    return at_confidence(accuracy, 1 - 2 * alpha, certain).upper < floor
 
 
 def drop(audits: Sequence[Audit], alpha: float = ALPHA) -> tuple[int, Interval] | None:
@@ -131,8 +134,9 @@ def drop(audits: Sequence[Audit], alpha: float = ALPHA) -> tuple[int, Interval] 
     found = []
     for base, level in levels:
         confidence = 1 - 2 * level
-        before = at_confidence(base.accuracy, confidence)
-        loss = difference(before, at_confidence(newest.accuracy, confidence))
+        # What is comparable has one auditor, so that both bounds are certain, or neither.
+        before, now = (at_confidence(a.accuracy, confidence, a.certain) for a in (base, newest))
+        loss = difference(before, now, newest.certain)
         if loss.lower > 0 and loss.estimate >= LEAST_DROP:
             found.append((base.iteration, loss))
     return max(found, key=lambda item: item[1].estimate, default=None)
@@ -141,46 +145,12 @@ def drop(audits: Sequence[Audit], alpha: float = ALPHA) -> tuple[int, Interval] 
 def comparable(audits: Sequence[Audit]) -> list[Audit]:
     """R4: the audits that the last one can be compared with, and itself, in their order.
 
-    A series is comparable for one auditor, prompt and answer equivalence; the first audit after a
-    change has nothing to be compared with, and only the floor watches it.
+    A series is comparable for one auditor, prompt and answer equivalence. The first audit after a
+    change has a series where the new auditor judged earlier labels again; else only the floor
+    watches it.
     """
     newest = audits[-1]
     return [audit for audit in audits if audit.auditor == newest.auditor and not audit.upper_bound]
-
-
-def canary(probes_p_value: float) -> bool:
-    """R5: whether McNemar's test of the probes of two iterations says that the Solver changed."""
-    return probes_p_value < CANARY_ALPHA
-
-
-def outside_band(value: float, history: Sequence[float], standard_error: float = 0.0) -> bool:
-    """R5: whether a figure left its control band, three sigma around the median of its history.
-
-    Sigma is the larger of the figure's own standard error (sqrt(p(1-p)/n) for a share) and of
-    1.4826 times the median absolute deviation of the history. Without either there is no band.
-    """
-    if not history:
-        return False
-    center = median(history)
-    spread = 1.4826 * median([abs(past - center) for past in history])
-    sigma = max(standard_error, spread)
-    return sigma > 0 and abs(value - center) > 3 * sigma
-
-
-def confidently_wrong(agreement_before: float, agreement_after: float, loss: Interval) -> bool:
-    """R6: the signature of a rotting run: agreement grows while accuracy certainly falls."""
-    return agreement_after > agreement_before and loss.lower > 0
-
-
-def worse_on_held_out(lost: int, gained: int, alpha: float = ALPHA) -> bool:
-    """R6: whether a checkpoint is worse on the same held-out questions, which decides promotion.
-
-    `lost` questions were right only before, `gained` only after: one-sided exact McNemar. Label
-    accuracy alone does not decide: Solvers were seen to improve on labels of which half were right.
-    """
-    n = lost + gained
-    tail = sum(math.comb(n, k) for k in range(lost, n + 1))
-    return lost > gained and tail / (1 << n) < alpha
 
 
 def _shown(interval: Interval) -> str:
@@ -191,8 +161,13 @@ def _floor_message(accuracy: Interval, floor: float) -> str:
     return f"accuracy is {_shown(accuracy)}, below the floor of {floor:.2f}"
 
 
-def _drop_message(since: int, loss: Interval) -> str:
-    return f"accuracy fell by {_shown(loss)} since iteration {since}"
+def _judged_again(audits: Sequence[Audit]) -> str:
+    """What the auditor found of the iteration before, where that had another auditor."""
+    *earlier, _ = comparable(audits)
+    if not earlier or not earlier[-1].again:
+        return ""
+    before = earlier[-1]
+    return f"; iteration {before.iteration}, judged again, had {_shown(before.accuracy)}"
 
 
 def _wide_message(newest: Audit, more: bool) -> str:

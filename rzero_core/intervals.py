@@ -65,12 +65,16 @@ def newcombe(
     return difference(wilson(x1, n1, confidence), wilson(x2, n2, confidence))
 
 
-def difference(first: Interval, second: Interval) -> Interval:
+def difference(first: Interval, second: Interval, certain: bool = False) -> Interval:
     """The interval of first - second, both independent and of one confidence.
 
     Newcombe's rule for any two intervals: the method of variance estimates recovery (Zou and Donner
-    2008, Statistics in Medicine 27).
+    2008, Statistics in Medicine 27). Of `certain` bounds both worst cases may come together, so
+    that their margins add up.
     """
+    if certain:
+        estimate = first.estimate - second.estimate
+        return Interval(estimate, first.lower - second.upper, first.upper - second.lower)
     return weighted_sum([(1.0, first), (-1.0, second)])
 
 
@@ -91,15 +95,16 @@ def weighted_sum(parts: list[tuple[float, Interval]]) -> Interval:
     return Interval(estimate, estimate - math.sqrt(below), estimate + math.sqrt(above))
 
 
-def at_confidence(interval: Interval, confidence: float) -> Interval:
+def at_confidence(interval: Interval, confidence: float, certain: bool = False) -> Interval:
     """A reported (95 %) interval of a share, at another confidence.
 
     Exact for Wilson's, whose n the width gives away: with u = z^2/n it solves
     (w^2-1)/4 u^2 + (w^2/2 - p(1-p)) u + w^2/4 = 0. The margins of any other interval shrink or grow
-    as those of the Wilson interval of the same width do.
+    as those of the Wilson interval of the same width do, which holds for sampling error alone.
+    Bounds that are `certain`, the worst case and the best, are the same at every confidence.
     """
     p, width = interval.estimate, interval.width
-    if confidence == CONFIDENCE or width <= 0 or width >= 1:
+    if certain or confidence == CONFIDENCE or width <= 0 or width >= 1:
         return interval
     a, b, c = (width * width - 1) / 4, width * width / 2 - p * (1 - p), width * width / 4
     u = (-b - math.sqrt(b * b - 4 * a * c)) / (2 * a)

@@ -127,7 +127,11 @@ class _Renderer:
             return {"type": "object", "additionalProperties": {"type": "string"}}
         schema = _plain(TypeAdapter(Annotated[kind, None, *field.metadata]).json_schema())
         if get_origin(kind) is list:
-            schema["items"] = self.object(get_args(kind)[0], path)
+            (item,) = get_args(kind)
+            if not _is_model(item):
+                items = _plain(TypeAdapter(item).json_schema())
+                return schema | {"items": items, "x-kubernetes-list-type": "atomic"}
+            schema["items"] = self.object(item, path)
             schema |= {"x-kubernetes-list-type": "map"}
             schema |= {"x-kubernetes-list-map-keys": LIST_KEYS[path]}
         return schema

@@ -1,7 +1,7 @@
 """What is reported of a run: `RunStatus`, all of which the plan writes and nothing else does."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -65,6 +65,19 @@ class StageStatus(Wire):
     """Why the last attempt failed."""
 
 
+class EarlierLabelAccuracy(Wire):
+    """Label accuracy of the iteration before, found again by the method of this one."""
+
+    estimate: str
+    """Decimal string."""
+    lower: str
+    """Lower end of the 95 % interval, a decimal string."""
+    upper: str
+    """Upper end of the 95 % interval, a decimal string."""
+    sample_size: int = Field(ge=0)
+    """Archived labels that were judged again."""
+
+
 class LabelAccuracyStatus(Wire):
     """The estimated share of right labels in a curriculum, with what it rests on."""
 
@@ -82,6 +95,9 @@ class LabelAccuracyStatus(Wire):
     """Auditor and estimator; series are comparable while it stays the same."""
     is_upper_bound: bool = False
     """True: the label accuracy is at most about this, and no guardrail acts on it."""
+    earlier: EarlierLabelAccuracy | None = None
+    """Of the curriculum before, where that was audited by another method: what a drop is measured
+    from."""
 
 
 class GuardrailAction(StrEnum):
@@ -92,9 +108,13 @@ class GuardrailAction(StrEnum):
     PAUSED = "Paused"
     """It waits for a user before the Solver is trained."""
     RESUMED = "Resumed"
-    """It paused, and a user let the run go on or changed the limits."""
+    """It held the run up, and a user let it go on or changed the limits."""
     STOPPED = "Stopped"
     """It ended the run."""
+
+
+MOST_CANARIES = 8
+LONGEST_CANARY = 160
 
 
 class GuardrailStatus(Wire):
@@ -108,6 +128,10 @@ class GuardrailStatus(Wire):
     """True: a limit is broken, so `labelAccuracy.onViolation` applies."""
     action: GuardrailAction | None = None
     """What was done; absent where nothing was due."""
+    canaries: list[Annotated[str, Field(max_length=LONGEST_CANARY)]] = Field(
+        default_factory=list, max_length=MOST_CANARIES
+    )
+    """Figures that left the band of the iterations before, a sentence each; none of them acts."""
 
 
 class IterationStatus(Wire):

@@ -183,6 +183,9 @@ class EvaluateTask(TaskBase):
     solver: str
     """Checkpoint to score."""
     evaluation: Evaluation
+    previous: str | None = None
+    """Scores of the Solver before, to compare with on the same questions; absent for the base model
+    and where that evaluation failed."""
 
 
 StageTask = Annotated[
@@ -202,17 +205,30 @@ def parse_task(text: str) -> StageTask:
     return task
 
 
+class EarlierLabelAudit(Wire):
+    """Label accuracy of the iteration before, found again by the method of this one."""
+
+    estimate: float
+    """Share of right labels."""
+    lower: float
+    """Lower end of the 95 % interval."""
+    upper: float
+    """Upper end of the 95 % interval."""
+    sample_size: int
+    """Archived labels that were judged again."""
+
+
 class LabelAudit(Wire):
     """What BuildCurriculum found out about the labels of its curriculum."""
 
     estimate: float | None = None
     """Share of right labels; absent: unknown."""
     lower: float | None = None
-    """Lower end of the 95 % interval."""
+    """Lower end of the 95 % interval. Programmatic: the worst case, for certain."""
     upper: float | None = None
-    """Upper end of the 95 % interval."""
+    """Upper end of the 95 % interval. Programmatic: the best case, for certain."""
     sample_size: int
-    """Labels that were judged."""
+    """Labels that were judged; of an upper bound, questions or probes that it rests on."""
     right: int = 0
     """Those of them that are right."""
     abstained: int = 0
@@ -221,6 +237,9 @@ class LabelAudit(Wire):
     """Auditor and estimator; series are comparable while it stays the same."""
     is_upper_bound: bool = False
     """True: the label accuracy is at most about this."""
+    earlier: EarlierLabelAudit | None = None
+    """Of the curriculum before, where that was audited by another method: what a drop is measured
+    from. Absent where the method stayed the same, or nothing was left to judge again."""
 
 
 class StageResult(Wire):

@@ -4,9 +4,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from oracle_server import Answer, oracle_server
 from stage_makers import base, store
 
-from rzero_core.records import Question, Verdict, VotedProbe, VotedQuestion, read_jsonl
+from rzero_core.records import (
+    LabeledQuestion,
+    Question,
+    Verdict,
+    VotedProbe,
+    VotedQuestion,
+    read_jsonl,
+)
 from rzero_core.run import Auditor, AuditorType, LabelAccuracy, Labels, Oracle, Questions, Stage
 from rzero_core.task import (
     BuildCurriculumTask,
@@ -16,7 +24,8 @@ from rzero_core.task import (
     shard_prefix,
     stage_prefix,
 )
-from rzero_stages import build_curriculum
+from rzero_stages import audit_oracle, build_curriculum
+from rzero_stages.audit_oracle import Outcome
 from rzero_stages.published import Rows, once
 
 
@@ -115,3 +124,20 @@ def found(result: StageResult) -> LabelAudit:
     """What the stage reports of its labels."""
     assert result.label_audit is not None
     return result.label_audit
+
+
+def judge(root: Path, answer: Answer, count: int = 40, **fields: Any) -> tuple[Outcome, int]:
+    """What the oracle makes of a curriculum of right labels, without long pauses; and the calls."""
+    with oracle_server(answer) as (url, requests):
+        return judge_at(root, url, count, **fields), len(requests)
+
+
+def judge_at(root: Path, url: str, count: int = 40, **fields: Any) -> Outcome:
+    wanted = oracle(url, **fields)
+    assert wanted.auditor.oracle is not None
+    curriculum = [
+        LabeledQuestion(id=row.id, text=row.text, label=str(row.label), agreement=row.agreement)
+        for row in spider_pool(count, lambda _: True)
+    ]
+    given = task(root, wanted), store(root), wanted.auditor.oracle
+    return audit_oracle.judge(*given, curriculum, [], first_pause=0.01)

@@ -12,10 +12,13 @@ Reply = tuple[int, dict[str, str], bytes]
 Answer = Callable[[dict[str, Any]], Reply]
 
 
-def says(text: str, tokens: int = 7) -> Reply:
+USAGE = {"prompt_tokens": 100, "completion_tokens": 7}
+
+
+def says(text: str, usage: Any = USAGE) -> Reply:
     """A reply of the protocol's form."""
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    body = {"choices": [choice], "usage": {"completion_tokens": tokens}}
+    body = {"choices": [choice], "usage": usage}
     return 200, {}, json.dumps(body).encode()
 
 

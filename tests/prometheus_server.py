@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import urlencode
 from urllib.request import urlopen
@@ -49,14 +52,61 @@ class Prometheus:
         }
 
 
+class Pager:
+    """What stands in Alertmanager's place: it keeps the last that Prometheus told of each alert."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._ends: dict[tuple[tuple[str, str], ...], datetime] = {}
+
+    def take(self, told: list[dict[str, Any]]) -> None:
+        """Alerts in the form of Alertmanager's API, version 2."""
+        for alert in told:
+            self._ends[tuple(alert["labels"].items())] = datetime.fromisoformat(alert["endsAt"])
+
+    def pages(self, **labels: str) -> dict[str, str]:
+        """`firing` or `resolved` for each alert that has `labels`, by its name."""
+        now = datetime.now(UTC)
+        found = {alert: end > now for alert, end in self._ends.copy().items()}
+        return {
+            dict(alert)["alertname"]: "firing" if fires else "resolved"
+            for alert, fires in found.items()
+            if labels.items() <= dict(alert).items()
+        }
+
+
+@contextmanager
+def pager() -> Iterator[Pager]:
+    """A pager that listens on a port of this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            taken.take(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            """Not a word on the terminal."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        taken = Pager(server.server_port)
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield taken
+        server.shutdown()
+
+
 @contextmanager
 def prometheus(
-    folder: Path, *scrapes: int | Mapping[str, Any], hold: str = "0s"
+    folder: Path,
+    *scrapes: int | Mapping[str, Any],
+    hold: str = "0s",
+    pager: Pager | None = None,
 ) -> Iterator[Prometheus]:
     """Start a server with its files in `folder`, wait until it is ready, and end it.
 
     Each of `scrapes` is a port of this machine, whose series keep their own labels, or an entry of
-    scrape_configs. `hold`: what stands in place of every `for` of the rules.
+    scrape_configs. `hold`: what stands in place of every `for` of the rules. `pager`: who is told
+    of alerts.
     """
     program = shutil.which("prometheus")
     if program is None:
@@ -65,11 +115,14 @@ def prometheus(
     (folder / "rules.yaml").write_text(rules)
     ports = [entry for entry in scrapes if isinstance(entry, int)]
     others = [dict(entry) for entry in scrapes if not isinstance(entry, int)]
-    config = {
+    config: dict[str, Any] = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": ["rules.yaml"],
         "scrape_configs": [static_scrape("rzero", *ports), *others],
     }
+    if pager is not None:
+        targets = [{"targets": [f"127.0.0.1:{pager.port}"]}]
+        config["alerting"] = {"alertmanagers": [{"static_configs": targets}]}
     (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
     (port,) = free_ports(1)
     command = [program, f"--config.file={folder}/prometheus.yaml"]

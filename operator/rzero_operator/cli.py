@@ -72,7 +72,7 @@ def run(
     manifest: Manifest,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings only.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where the guardrail paused the run.")
+        bool, typer.Option("--resume", help="Go on where the guardrail held the run up.")
     ] = False,
 ) -> None:
     """Carry out a run on this machine, or continue it where it stopped."""
@@ -176,7 +176,7 @@ def _conclude(manifest: Path, runner: LocalRunner, already: bool) -> None:
         word = "had already succeeded" if already else "succeeded"
         if is_stopped(status):
             word = f"was {message_of(status, 'Succeeded')}; best checkpoint: "
-            word += str(status.best_checkpoint)
+            word += f"{status.best_checkpoint}; `rzero run --resume {manifest}` goes on anyway"
         typer.echo(f"run {name} {word}; `rzero report {manifest}` shows it")
     elif status.phase is Phase.FAILED:
         typer.echo(f"run {name} failed: {message_of(status, 'Failed')}", err=True)

@@ -19,7 +19,7 @@ class RunIdentity:
     retry: str = ""
     """The annotation `rzero.dev/retry`: another value than before tries a failed run again."""
     resume: str = ""
-    """The annotation `rzero.dev/resume`: another value than before ends the guardrail's pause."""
+    """The annotation `rzero.dev/resume`: another value lets go what the guardrail held up."""
 
 
 class AttemptState(StrEnum):

@@ -1,7 +1,8 @@
 """The guardrail of the plan: may a Solver be trained on this curriculum? Pure.
 
-The verdict on the labels is `rzero_core.guardrail`'s (rules R1 to R4). What is done about it is
-decided here, each time before an attempt at TrainSolver would begin: so a limit that was raised, or
+The verdict on the labels is `rzero_core.guardrail`'s (rules R1 to R4); what held-out scores say for
+the run is added here (R6), and what other figures do to alarm (R5, `canaries`). What is done about
+it is decided each time before an attempt at TrainSolver would begin: so a limit that was raised, or
 a user who says `resume`, is heard at any time.
 """
 
@@ -11,7 +12,7 @@ from decimal import Decimal
 from rzero_core import guardrail
 from rzero_core.guardrail import Audit, Outcome, Verdict
 from rzero_core.intervals import Interval
-from rzero_core.run import RunSpec, Stage
+from rzero_core.run import AuditorType, RunSpec, Stage
 from rzero_core.status import (
     Condition,
     GuardrailAction,
@@ -22,16 +23,20 @@ from rzero_core.status import (
     RunStatus,
     StageState,
 )
+from rzero_operator import canaries
 from rzero_operator.conditions import Truth, condition, condition_of
 from rzero_operator.draft import Draft, put_group
 from rzero_operator.scores import gain
 from rzero_operator.tasks import Step
 
 CONDITION = "LabelAccuracyHealthy"
-_WENT_ON = (GuardrailAction.PAUSED, GuardrailAction.RESUMED)
+CANARY = "Canary"
+"""The reason of the event about a figure that left its band."""
+LEAST_RISE = 0.01
+"""A smaller rise of mean agreement is not worth a word."""
 _REMEDY = {
     GuardrailAction.PAUSED: "resume the run, or change labelAccuracy.floor, maxDrop or onViolation",
-    GuardrailAction.STOPPED: "labelAccuracy.onViolation is Stop",
+    GuardrailAction.STOPPED: "labelAccuracy.onViolation is Stop; a resume goes on all the same",
 }
 
 
@@ -41,7 +46,8 @@ def reason_of(outcome: Outcome) -> str:
 
 
 def review(spec: RunSpec, draft: Draft) -> Draft:
-    """The draft with the verdict on the newest curriculum that was audited; a change is told.
+    """The draft with the verdict on the newest curriculum that was audited, and its canaries; what
+    is new is told.
 
     By the limits as they are now, until the Solver is trained: then the verdict stands.
     """
@@ -54,17 +60,22 @@ def review(spec: RunSpec, draft: Draft) -> Draft:
         return draft
     verdict = judge(spec, status)
     message = f"iteration {group.iteration}: {verdict.message}"
+    before = group.guardrail
     found = GuardrailStatus(
         outcome=verdict.outcome,
         message=message,
         acts=verdict.acts,
-        action=group.guardrail.action if group.guardrail else None,
+        action=before.action if before else None,
+        canaries=canaries.found(status, group.iteration),
     )
+    step = Step(group.iteration, Stage.BUILD_CURRICULUM)
     told = condition_of(status, CONDITION)
     if told is None or told.reason != reason_of(found.outcome):
         bad = found.outcome in (Outcome.DROPPED, Outcome.BELOW_FLOOR)
-        step = Step(group.iteration, Stage.BUILD_CURRICULUM)
         draft = draft.tell(reason_of(found.outcome), message, step, warning=bad)
+    for canary in found.canaries:
+        if before is None or canary not in before.canaries:
+            draft = draft.tell(CANARY, f"iteration {group.iteration}: {canary}", step, warning=True)
     return put_group(draft, group.iteration, guardrail=found)
 
 
@@ -73,14 +84,16 @@ def judge(spec: RunSpec, status: RunStatus) -> Verdict:
     group = _newest(status)
     if group is None or group.label_accuracy is None:
         return Verdict(Outcome.UNKNOWN, "no curriculum was audited")
-    audits = [audit for item in status.iterations if (audit := _audit(status, item)) is not None]
+    audits = _series(status)
     if not audits or audits[-1].iteration != group.iteration:
         return Verdict(Outcome.UNKNOWN, _unknown(group.label_accuracy))
     limits = spec.label_accuracy
     verdict = guardrail.judge(audits, limits.floor, limits.max_drop)
     match verdict.outcome:
-        case Outcome.DROPPED if verdict.acts:
-            return _unless_learning(status, group.iteration, verdict)
+        case Outcome.DROPPED:
+            message = verdict.message + _confidently_wrong(status, verdict.since, group)
+            verdict = replace(verdict, message=message)
+            return _unless_learning(status, group.iteration, verdict) if verdict.acts else verdict
         case Outcome.INCONCLUSIVE:
             # The auditor enlarged its sample as far as it could, before it reported.
             looks, shown = audits[-1].looks, audits[-1].accuracy
@@ -91,13 +104,25 @@ def judge(spec: RunSpec, status: RunStatus) -> Verdict:
             return verdict
 
 
+def _confidently_wrong(status: RunStatus, since: int | None, newest: IterationStatus) -> str:
+    """R6: the signature of a Solver that makes itself sure of what is wrong."""
+    since_then = [group for group in status.iterations if group.iteration == since]
+    before = canaries.mean_agreement(since_then[0]) if since_then else None
+    after = canaries.mean_agreement(newest)
+    if before is None or after is None or after.value - before.value < LEAST_RISE:
+        return ""
+    rose = f"mean agreement rose from {before.value:.3f} to {after.value:.3f}"
+    return f"; meanwhile {rose}: the Solver grows sure of wrong answers"
+
+
 def _unless_learning(status: RunStatus, iteration: int, drop: Verdict) -> Verdict:
     """R6: a drop above the floor is borne while held-out scores certainly rise."""
     rise = gain(status, iteration - 1)
     if rise is None or not rise.lower > 0:
         return drop
     interval = f"{rise.estimate:.3f} [{rise.lower:.3f}, {rise.upper:.3f}]"
-    learning = f"the held-out score of the last Solver still rose by {interval}"
+    rose = f"the held-out score of the last Solver still rose by {interval}"
+    learning = f"{rose} on the same questions"
     return replace(drop, acts=False, message=f"{drop.message}; {learning}")
 
 
@@ -131,21 +156,21 @@ def held_up(step: Step, action: GuardrailAction, found: GuardrailStatus) -> str:
 
 
 def _action(on_violation: str, found: GuardrailStatus) -> GuardrailAction | None:
-    if not found.acts:
-        return GuardrailAction.RESUMED if found.action in _WENT_ON else None
-    match on_violation:
-        case "Stop":
-            return GuardrailAction.STOPPED
-        case "Pause" if found.action is not GuardrailAction.RESUMED:
-            return GuardrailAction.PAUSED
-        case "Warn" if found.action not in _WENT_ON:
-            return GuardrailAction.WARNED
-        case _:
-            return GuardrailAction.RESUMED
+    if found.action is GuardrailAction.RESUMED:
+        return found.action
+    if found.acts and on_violation == "Stop":
+        return GuardrailAction.STOPPED
+    if found.acts and on_violation == "Pause":
+        return GuardrailAction.PAUSED
+    if found.action is GuardrailAction.PAUSED:
+        return GuardrailAction.RESUMED
+    return GuardrailAction.WARNED if found.acts else None
 
 
 def resume(draft: Draft) -> Draft:
-    """A user asked to go on: what was held up is judged again, and a pause is over."""
+    """A user asked to go on: the Solver that was held up is trained, whatever the verdict on its
+    curriculum; the next one is held up again.
+    """
     group = _newest(draft.status)
     if group is None or group.guardrail is None:
         return draft
@@ -201,6 +226,32 @@ def _newest(status: RunStatus) -> IterationStatus | None:
     return audited[-1] if audited else None
 
 
+def _series(status: RunStatus) -> list[Audit]:
+    """The audits of all iterations in their order, with those that an auditor made again."""
+    series: list[Audit] = []
+    for group in status.iterations:
+        audit = _audit(status, group)
+        if audit is None:
+            continue
+        again = _again(group)
+        known = [(item.iteration, item.auditor) for item in series]
+        if again is not None and (again.iteration, again.auditor) not in known:
+            series.append(again)
+        series.append(audit)
+    return series
+
+
+def _again(group: IterationStatus) -> Audit | None:
+    """R4: what the auditor of an iteration found of the one before, where that had another."""
+    report = group.label_accuracy
+    if report is None or report.earlier is None:
+        return None
+    earlier = report.earlier
+    ends = Interval(float(earlier.estimate), float(earlier.lower), float(earlier.upper))
+    certain = report.method == AuditorType.PROGRAMMATIC
+    return Audit(group.iteration - 1, ends, auditor=report.method, again=True, certain=certain)
+
+
 def _audit(status: RunStatus, group: IterationStatus) -> Audit | None:
     """What the rules read of an iteration; None where its accuracy is unknown."""
     report = group.label_accuracy
@@ -220,6 +271,8 @@ def _audit(status: RunStatus, group: IterationStatus) -> Audit | None:
         auditor=report.method,
         looks=max(looks, default=1),
         upper_bound=report.is_upper_bound,
+        # Labels that cannot be computed are no matter of chance.
+        certain=report.method == AuditorType.PROGRAMMATIC,
     )
 
 

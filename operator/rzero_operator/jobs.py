@@ -28,7 +28,7 @@ ATTEMPT_LABEL = "rzero.dev/attempt"
 RETRY_ANNOTATION = "rzero.dev/retry"
 """On a run: another value than before tries it again after a failure."""
 RESUME_ANNOTATION = "rzero.dev/resume"
-"""On a run: another value than before lets it go on where the guardrail paused it."""
+"""On a run: another value than before lets it go on where the guardrail held it up."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _KUEUE = "kueue.x-k8s.io/"
 

@@ -69,7 +69,7 @@ class LocalRunner:
     ) -> None:
         """`command` starts a stage; absent, a nursery does where it can, else `STAGE_COMMAND`.
 
-        `resume`, another value each time, ends a pause of the guardrail.
+        `resume`, another value each time, lets go what the guardrail held up.
         """
         self.spec = manifest.spec
         self.folder = folder

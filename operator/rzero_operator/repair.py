@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 
 from rzero_core.run import RunSpec, Stage
 from rzero_core.status import (
+    EarlierLabelAccuracy,
     IterationStatus,
     LabelAccuracyStatus,
     RunStatus,
@@ -91,7 +92,10 @@ def is_proven(run: RunRef, spec: RunSpec, iteration: int, entry: StageStatus) ->
 
 def is_sound(audit: LabelAccuracyStatus) -> bool:
     """Whether a report on labels has shares where it says that it has."""
-    shares = [item for item in (audit.estimate, audit.lower, audit.upper) if item is not None]
+    found: list[LabelAccuracyStatus | EarlierLabelAccuracy] = [audit]
+    found += [audit.earlier] if audit.earlier is not None else []
+    ends = [end for item in found for end in (item.estimate, item.lower, item.upper)]
+    shares = [end for end in ends if end is not None]
     return _are_numbers(shares) and all(0 <= Decimal(share) <= 1 for share in shares)
 
 

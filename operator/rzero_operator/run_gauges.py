@@ -10,9 +10,18 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from rzero_core.run import RunSpec, Stage
-from rzero_core.status import IterationStatus, LabelAccuracyStatus, Phase, RunStatus, StageState
+from rzero_core.status import (
+    EarlierLabelAccuracy,
+    IterationStatus,
+    LabelAccuracyStatus,
+    Phase,
+    RunStatus,
+    StageState,
+)
+from rzero_operator.canaries import mean_agreement
 from rzero_operator.tasks import POOL_STAGES
 
+_DUPLICATES = ("duplicates", "nearDuplicates", "probeDuplicates")
 NEWEST_ITERATIONS = 50
 """Iterations of which `rzero_iteration_pseudo_label_accuracy_ratio` is exported."""
 
@@ -177,7 +186,12 @@ def _estimates(known: list[tuple[int, LabelAccuracyStatus]]) -> Iterator[Sample]
     if not known:
         return
     iteration, current = known[-1]
-    comparable = [report for _, report in known if report.method == current.method]
+    comparable: list[LabelAccuracyStatus | EarlierLabelAccuracy] = []
+    for _, report in known:
+        if report.method == current.method:
+            # Of a curriculum that another auditor had judged: the series begins with it.
+            comparable += [report.earlier] if report.earlier is not None else []
+            comparable.append(report)
     best = max(comparable, key=lambda report: Decimal(report.estimate or 0))
     ends = {
         "": current.estimate,
@@ -220,7 +234,6 @@ def _pool(group: IterationStatus, last_round: int) -> Iterator[Sample]:
         for stage in POOL_STAGES
     )
     metrics = built[-1]
-    repeats = _number(metrics, "duplicates")
     states = {
         "generated": _total(drawn, "questions"),
         "unparsable": _total(drawn, "malformed"),
@@ -228,7 +241,7 @@ def _pool(group: IterationStatus, last_round: int) -> Iterator[Sample]:
         "kept": _number(metrics, "kept"),
         "too_easy": _number(metrics, "tooEasy"),
         "too_hard": _number(metrics, "tooHard"),
-        "duplicate": repeats + _number(metrics, "nearDuplicates"),
+        "duplicate": sum(_number(metrics, name) for name in _DUPLICATES),
         "unlabelled": _number(metrics, "unlabelled"),
         "tie": _number(metrics, "ties"),
     }
@@ -237,10 +250,9 @@ def _pool(group: IterationStatus, last_round: int) -> Iterator[Sample]:
     for tenth in range(11):
         count = _number(metrics, f"agreement{tenth:02d}")
         yield Sample("rzero_run_agreement_questions", (f"{tenth / 10:.1f}",), count)
-    distinct = _number(metrics, "questions") - repeats
-    if distinct > 0:
-        mean = _number(metrics, "agreementSum") / distinct
-        yield Sample("rzero_run_solver_agreement_ratio", (), mean)
+    agreement = mean_agreement(group)
+    if agreement is not None:
+        yield Sample("rzero_run_solver_agreement_ratio", (), agreement.value)
 
 
 def _scores(status: RunStatus) -> Iterator[Sample]:

@@ -6,11 +6,12 @@ Scores of one checkpoint are averaged over the datasets, each of which counts th
 from collections.abc import Collection
 from typing import NamedTuple
 
-from rzero_core.intervals import Interval, difference, weighted_sum
+from rzero_core.intervals import Interval, weighted_sum
 from rzero_core.run import RunSpec, Stage
 from rzero_core.status import RunStatus, StageState
 
 _MEAN = ".mean"
+_GAIN = ".gain"
 
 
 class Checkpoint(NamedTuple):
@@ -23,8 +24,9 @@ class Checkpoint(NamedTuple):
 def best(spec: RunSpec, status: RunStatus) -> Checkpoint:
     """The Solver with the best mean held-out score; of equals the earlier one.
 
-    Without evaluation, the last one that was trained. Label accuracy has no say in it: Solvers
-    improve on labels of which half are wrong.
+    The highest estimate, also where the difference may be chance: one of them has to be named, and
+    it is the likeliest to be the best. Without evaluation, the last one that was trained. Label
+    accuracy has no say in it: Solvers improve on labels of which half are wrong.
     """
     solvers = [Checkpoint(0, spec.model)]
     for group in status.iterations:
@@ -56,23 +58,16 @@ def score(status: RunStatus, iteration: int, names: Collection[str] | None = Non
 def gain(status: RunStatus, iteration: int) -> Interval | None:
     """How much better the Solver of an iteration is than the one before, with its 95 % interval.
 
-    None where either was not evaluated on the same datasets with intervals. The same questions are
-    taken for independent ones, so that the interval is too wide rather than too narrow.
+    On the same questions of every dataset, as Evaluate compared them. None where it did not: one of
+    the two was not evaluated, or no question is in both evaluations.
     """
-    names = datasets(status, iteration)
-    late, early = (_interval(status, number, names) for number in (iteration, iteration - 1))
-    return None if late is None or early is None else difference(late, early)
-
-
-def _interval(status: RunStatus, iteration: int, names: Collection[str]) -> Interval | None:
     metrics = _metrics(status, iteration)
     parts = []
-    for name in names:
-        ends = [metrics.get(f"{name}{_MEAN}{end}") for end in ("", "Lower", "Upper")]
-        if None in ends:
-            return None
-        parts.append((1 / len(names), Interval(*(float(end) for end in ends if end is not None))))
-    return weighted_sum(parts) if parts else None
+    for name in datasets(status, iteration):
+        ends = [metrics.get(f"{name}{_GAIN}{end}") for end in ("", "Lower", "Upper")]
+        if None not in ends:
+            parts.append(Interval(*(float(end) for end in ends if end is not None)))
+    return weighted_sum([(1 / len(parts), part) for part in parts]) if parts else None
 
 
 def _metrics(status: RunStatus, iteration: int) -> dict[str, str]:

@@ -6,9 +6,16 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from rzero_core.run import RunSpec, Stage
-from rzero_core.status import LabelAccuracyStatus, RunStatus, StageState, StageStatus
+from rzero_core.status import (
+    EarlierLabelAccuracy,
+    LabelAccuracyStatus,
+    RunStatus,
+    StageState,
+    StageStatus,
+)
 from rzero_core.task import (
     BuildCurriculumTask,
+    EarlierLabelAudit,
     EvaluateTask,
     GenerateQuestionsTask,
     LabelQuestionsTask,
@@ -129,7 +136,12 @@ def build_task(
             )
         case Stage.EVALUATE:
             trained = _checkpoint(spec, status, iteration, Stage.TRAIN_SOLVER)
-            return EvaluateTask(**base, solver=trained, evaluation=spec.evaluation)
+            return EvaluateTask(
+                **base,
+                solver=trained,
+                evaluation=spec.evaluation,
+                previous=_scores(status, iteration - 1),
+            )
 
 
 def shards_of(task: StageTask) -> int | None:
@@ -191,6 +203,18 @@ def label_accuracy_of(result: StageResult) -> LabelAccuracyStatus | None:
         abstained=audit.abstained,
         method=audit.method,
         is_upper_bound=audit.is_upper_bound,
+        earlier=_earlier(audit.earlier),
+    )
+
+
+def _earlier(audit: EarlierLabelAudit | None) -> EarlierLabelAccuracy | None:
+    if audit is None:
+        return None
+    return EarlierLabelAccuracy(
+        estimate=decimal_string(audit.estimate),
+        lower=decimal_string(audit.lower),
+        upper=decimal_string(audit.upper),
+        sample_size=audit.sample_size,
     )
 
 
@@ -225,6 +249,12 @@ def _curriculum(status: RunStatus, iteration: int) -> str:
             break
         round += 1
     return _done(status, iteration, Stage.BUILD_CURRICULUM, round).outputs["curriculum"]
+
+
+def _scores(status: RunStatus, iteration: int) -> str | None:
+    """None where the evaluation failed: it is never tried again."""
+    entry = status.find(iteration, Stage.EVALUATE)
+    return entry.outputs["scores"] if entry and entry.state is StageState.DONE else None
 
 
 def _done(status: RunStatus, iteration: int, stage: Stage, round: int) -> StageStatus:

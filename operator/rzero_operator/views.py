@@ -46,6 +46,8 @@ def tree(name: str, iterations: int, status: RunStatus) -> Tree:
             branch.add(_entry_line(entry))
         if group.guardrail is not None:
             branch.add(_guardrail_line(group.guardrail))
+            for canary in group.guardrail.canaries:
+                branch.add(f"[yellow]canary[/] · {escape(canary)}")
     return root
 
 

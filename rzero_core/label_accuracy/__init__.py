@@ -12,8 +12,6 @@ from rzero_core.label_accuracy.combined import (
     Method,
     Probes,
     audited,
-    combine,
-    computed,
 )
 from rzero_core.label_accuracy.latent import dawid_skene, triplet
 from rzero_core.label_accuracy.predicted import Calibration, calibrate, ppi, ppi_cross_fit
@@ -31,8 +29,6 @@ __all__ = [
     "allocate",
     "audited",
     "calibrate",
-    "combine",
-    "computed",
     "dawid_skene",
     "difference",
     "mcnemar",

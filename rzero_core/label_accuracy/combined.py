@@ -1,10 +1,10 @@
-"""What an iteration reports: the best of what its auditors found, and how it was found."""
+"""What an iteration reports of an oracle's verdicts: strata and the oracle's errors together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
-from rzero_core.intervals import CONFIDENCE, Interval, weighted_sum, wilson
+from rzero_core.intervals import CONFIDENCE, Interval
 from rzero_core.label_accuracy.sampled import (
     Stratum,
     effective_sample,
@@ -19,20 +19,12 @@ LEAST_SKILL = 0.3
 
 
 class Method(StrEnum):
-    """How label accuracy was found, from the surest to the least sure."""
+    """How label accuracy was found."""
 
-    PROGRAMMATIC = "programmatic"
-    """Answers were computed."""
     STRATIFIED = "stratified"
     """An oracle checked a sample, and counts as faultless."""
     ROGAN_GLADEN = "roganGladen"
     """An oracle checked a sample, and its own errors on probes are corrected."""
-    MIXED = "mixed"
-    """Some answers were computed, the others are known by another method."""
-    LATENT = "latent"
-    """Raters of one family agree: an upper bound."""
-    CALIBRATED = "calibrated"
-    """Vote shares, as they were right on probes: an upper estimate."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +61,6 @@ class Estimate:
     """Questions with a verdict."""
     abstained: int = 0
     """Drawn questions without one."""
-    upper_bound: bool = False
-    """Whether it only says how high accuracy can be; such an estimate never decides."""
-    coverage: float = 1.0
-    """Share of the curriculum that it speaks of."""
 
 
 class AuditorUnusableError(ValueError):
@@ -108,66 +96,6 @@ def audited(
     abstained = sum(s.abstained for s in strata)
     bounds = Interval(high.estimate, min(low.lower, high.lower), high.upper)
     return Estimate(bounds, method, verdicts, abstained)
-
-
-def computed(right: int, checked: int, covered: int, total: int) -> Estimate:
-    """Label accuracy of the `covered` of `total` questions whose answers can be computed.
-
-    `checked` of them were, at random. It says nothing about the others, which are hardly alike, so
-    it is an upper bound unless it covers all. Raises ValueError where counts contradict.
-    """
-    if not checked <= covered <= total:
-        raise ValueError(f"{checked} checked <= {covered} covered <= {total} in all must hold")
-    accuracy = wilson(right, checked, population=covered)
-    coverage = covered / total
-    return Estimate(
-        accuracy, Method.PROGRAMMATIC, checked, upper_bound=covered < total, coverage=coverage
-    )
-
-
-def combine(
-    oracle: Estimate | None = None,
-    programmatic: Estimate | None = None,
-    latent: Interval | None = None,
-    calibrated: Interval | None = None,
-    questions: int = 0,
-) -> Estimate | None:
-    """The surest estimate that can be made of what auditors found, None of nothing.
-
-    In this order: an oracle, for the questions whose answers cannot be computed where it speaks of
-    these only (its `coverage`); computed answers, with latent raters for the rest; raters; vote
-    shares. The last two are upper bounds, of `questions` that were rated or voted on.
-    """
-    if programmatic is not None and programmatic.coverage == 1:
-        return programmatic
-    if oracle is not None:
-        if programmatic is None or oracle.coverage == 1:
-            return oracle
-        return _mixed(programmatic, oracle)
-    bound = None
-    if latent is not None:
-        bound = Estimate(latent, Method.LATENT, questions, upper_bound=True)
-    elif calibrated is not None:
-        bound = Estimate(calibrated, Method.CALIBRATED, questions, upper_bound=True)
-    if programmatic is None:
-        return bound
-    if latent is None or bound is None:
-        return programmatic
-    return _mixed(programmatic, replace(bound, coverage=1 - programmatic.coverage))
-
-
-def _mixed(programmatic: Estimate, rest: Estimate) -> Estimate:
-    """Both parts of a curriculum, each by its own method."""
-    share = programmatic.coverage / (programmatic.coverage + rest.coverage)
-    total = weighted_sum([(share, programmatic.accuracy), (1 - share, rest.accuracy)])
-    return Estimate(
-        Interval(total.estimate, max(0.0, total.lower), min(1.0, total.upper)),
-        Method.MIXED,
-        programmatic.sample_size + rest.sample_size,
-        programmatic.abstained + rest.abstained,
-        rest.upper_bound,
-        min(1.0, programmatic.coverage + rest.coverage),
-    )
 
 
 def _corrected(strata: list[Stratum], probes: Probes, confidence: float) -> Interval:

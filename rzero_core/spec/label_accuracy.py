@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from rzero_core.spec.rules import Rule, Ruled, file_uri, http_url, object_name
+from rzero_core.spec.rules import Rule, Ruled, file_uri, http_url, object_name, written_as
 from rzero_core.wire import Wire
 
 
@@ -35,12 +35,24 @@ class Oracle(Ruled):
     """Upper bound of calls in a minute."""
     max_calls: int = Field(3000, ge=1, le=10_000_000)
     """Upper bound of calls in an iteration; what is not reached counts as abstained."""
+    max_total_tokens: int = Field(10_000_000, ge=1, le=1_000_000_000_000)
+    """Upper bound of prompt and completion tokens in an iteration, as the server counts them; what
+    is not reached counts as abstained. The calls on their way when it is reached may exceed it."""
     max_tokens: int = Field(2048, ge=1, le=131072)
     """Longest answer, in tokens."""
     timeout_seconds: int = Field(120, ge=1, le=3600)
     """Longest time of one call."""
 
-    RULES: ClassVar[tuple[Rule, ...]] = (http_url("endpoint"), object_name("secretName", "Secret"))
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        http_url("endpoint"),
+        written_as(
+            "endpoint",
+            "[^?#]*",
+            "write the base URL only, without '?' and '#': the API's path is put at its end, and "
+            "a key belongs into the Secret of secretName",
+        ),
+        object_name("secretName", "Secret"),
+    )
 
 
 class Probes(Ruled):

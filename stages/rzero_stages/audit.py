@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from rzero_core.computable import judge_all
-from rzero_core.label_accuracy import Interval, wilson
+from rzero_core.label_accuracy import Interval
 from rzero_core.records import (
     JudgedProbe,
     LabeledQuestion,
@@ -20,11 +20,8 @@ from rzero_core.records import (
 from rzero_core.run import AuditorType
 from rzero_core.store import ArtifactStore
 from rzero_core.task import BuildCurriculumTask, LabelAudit, derive_seed
-from rzero_stages import audit_probes
+from rzero_stages import audit_archive, audit_probes
 
-VERDICTS = "audit.jsonl"
-ANSWERS = "oracle.jsonl"
-"""The oracle's answers, for the next iteration to use again."""
 _LEAST_COVERAGE = 0.5
 """Share of the curriculum that must be computable to stand in for an oracle that is unknown."""
 
@@ -50,9 +47,11 @@ def audit(
 ) -> Audit:
     """Audit the labels of `curriculum`, whose `votes` are given for the same questions.
 
-    Metrics: what auditors counted and spent, `labelAccuracyLow` and `-High` (abstentions as wrong
-    labels, and dropped), the probes' counts with McNemar's test against the iteration before, and
-    the upper bounds that exist.
+    Where the iteration before was audited by another method, so are its labels again, and
+    `earlier` says what this one makes of them. Metrics: what auditors counted and spent,
+    `labelAccuracyLow` and `-High` (abstentions as wrong labels, and dropped; of computed answers,
+    as right ones), the probes' counts with McNemar's test against the iteration before, and the
+    upper bounds that exist.
     """
     judged = audit_probes.judge(probes)
     metrics = audit_probes.metrics(store, judged, task.previous)
@@ -73,9 +72,9 @@ def audit(
             answers=outcome.answers,
         )
     if auditor.type is AuditorType.PROGRAMMATIC:
-        found = _computed(found, curriculum, least=0.0)
+        found = _computed(task, store, found, curriculum, least=0.0)
     elif auditor.oracle is not None and found.result.estimate is None:
-        found = _computed(found, curriculum, least=_LEAST_COVERAGE)
+        found = _computed(task, store, found, curriculum, least=_LEAST_COVERAGE)
     if found.result.estimate is None and bound is not None:
         abstained = found.result.abstained
         found = replace(found, result=bound.model_copy(update={"abstained": abstained}))
@@ -84,15 +83,51 @@ def audit(
     return replace(found, result=found.result.model_copy(update=rounded))
 
 
-def _computed(found: Audit, curriculum: Sequence[LabeledQuestion], least: float) -> Audit:
+def _computed(
+    task: BuildCurriculumTask,
+    store: ArtifactStore,
+    found: Audit,
+    curriculum: Sequence[LabeledQuestion],
+    least: float,
+) -> Audit:
     """`found` with the verdicts on all labels whose answer can be computed, if their share of the
     curriculum is more than `least`.
-
-    Nothing is said of the other labels: the interval reaches from all of them being wrong to all
-    of them being right, which is a point where there are none.
     """
+    verdicts = _compute(curriculum)
+    metrics = found.metrics | {"computable": float(len(verdicts))}
+    counts, total = _Computed.of(verdicts, len(curriculum)), len(curriculum)
+    if counts.judged <= least * total:
+        unknown = found.result
+        if found.result.sample_size == 0 and found.result.abstained == 0:
+            unknown = unknown.model_copy(update={"abstained": total})
+        return replace(found, metrics=metrics, result=unknown)
+    accuracy = counts.accuracy
+    result = LabelAudit(
+        estimate=accuracy.estimate,
+        lower=accuracy.lower,
+        upper=accuracy.upper,
+        sample_size=counts.judged,
+        right=counts.right,
+        abstained=total - counts.judged,
+        method=str(AuditorType.PROGRAMMATIC),
+    )
+    archive = audit_archive.of_another_method(task, store, result)
+    if archive is not None:
+        before = _Computed.of(_compute(archive.questions), len(archive.questions))
+        if before.judged > least * before.total:
+            earlier = audit_archive.judged_again(before.accuracy, before.judged)
+            result = result.model_copy(update={"earlier": earlier})
+    metrics |= {
+        "labelAccuracyLow": round(accuracy.lower, 6),
+        "labelAccuracyHigh": round(accuracy.upper, 6),
+    }
+    return replace(found, result=result, metrics=metrics, verdicts=[*found.verdicts, *verdicts])
+
+
+def _compute(curriculum: Sequence[LabeledQuestion]) -> list[Verdict]:
+    """The verdicts on the labels whose answer can be computed."""
     judgements = judge_all([(question.text, question.label) for question in curriculum])
-    verdicts = [
+    return [
         Verdict(
             id=question.id,
             text=question.text,
@@ -106,28 +141,28 @@ def _computed(found: Audit, curriculum: Sequence[LabeledQuestion], least: float)
         for question, judgement in zip(curriculum, judgements, strict=True)
         if judgement is not None
     ]
-    right = sum(verdict.right is True for verdict in verdicts)
-    judged = right + sum(verdict.right is False for verdict in verdicts)
-    total = len(curriculum)
-    metrics = found.metrics | {"computable": float(len(verdicts))}
-    if judged <= least * total:
-        unknown = found.result
-        if found.result.sample_size == 0 and found.result.abstained == 0:
-            unknown = unknown.model_copy(update={"abstained": total})
-        return replace(found, metrics=metrics, result=unknown)
-    accuracy = wilson(right, judged, population=total)
-    low, high = right / total, (right + total - judged) / total
-    result = LabelAudit(
-        estimate=accuracy.estimate,
-        lower=min(low, accuracy.lower),
-        upper=max(high, accuracy.upper),
-        sample_size=judged,
-        right=right,
-        abstained=total - judged,
-        method="Programmatic",
-    )
-    metrics |= {"labelAccuracyLow": round(low, 6), "labelAccuracyHigh": round(high, 6)}
-    return replace(found, result=result, metrics=metrics, verdicts=[*found.verdicts, *verdicts])
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """How many labels of a curriculum were computed to be right."""
+
+    right: int
+    judged: int
+    total: int
+
+    @classmethod
+    def of(cls, verdicts: Sequence[Verdict], total: int) -> "_Computed":
+        judged = [verdict.right for verdict in verdicts if verdict.right is not None]
+        return cls(judged.count(True), len(judged), total)
+
+    @property
+    def accuracy(self) -> Interval:
+        """The share of those that were judged, from the worst case to the best: all others wrong,
+        and all right. Certain, and a point where all were judged.
+        """
+        best = self.right + self.total - self.judged
+        return Interval(self.right / self.judged, self.right / self.total, best / self.total)
 
 
 def _upper_bound(
@@ -144,12 +179,12 @@ def _upper_bound(
     agreements = [question.agreement for question in votes]
     shares = audit_probes.vote_share_bound(probes, agreements, task.labels.votes)
     if shares is not None:
-        metrics["voteShareEstimate"] = round(shares.estimate, 6)
+        metrics["voteShareEstimate"] = round(shares[0].estimate, 6)
     if rated is not None:
         metrics["ratersBound"] = round(rated[0].estimate, 6)
         return _bound(*rated, "upper bound by the agreement of raters")
     if shares is not None:
-        return _bound(shares, len(votes), "upper estimate by vote shares")
+        return _bound(*shares, "upper estimate by vote shares")
     return None
 
 

@@ -4,7 +4,6 @@ The oracle never sees a label and never judges.
 """
 
 import logging
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,17 +14,20 @@ from rzero_core.label_accuracy import (
     Estimate,
     Method,
     Probes,
-    allocate,
     audited,
 )
 from rzero_core.records import JudgedProbe, LabeledQuestion, OracleAnswers, Verdict
 from rzero_core.run import Oracle
 from rzero_core.store import ArtifactStore
-from rzero_core.task import BuildCurriculumTask, LabelAudit, derive_seed
+from rzero_core.task import BuildCurriculumTask, EarlierLabelAudit, LabelAudit, derive_seed
+from rzero_stages import audit_archive
+from rzero_stages.audit_archive import Archive
+from rzero_stages.audit_sample import Strata
 from rzero_stages.oracle_desk import OracleDesk
-from rzero_stages.oracle_endpoint import identity
+from rzero_stages.oracle_identity import identity
 
-_PER_STRATUM = 20
+_LEAST_AGAIN = 100
+"""Labels of the iteration before that are judged again where the method changed, by R4."""
 
 log = logging.getLogger(__name__)
 
@@ -52,28 +54,24 @@ def judge(
 ) -> Outcome:
     """Judge a sample of the curriculum, and enlarge it twice at most while it leaves too much open.
 
-    An oracle that does not answer costs bounded time and calls, and leaves the estimate unknown.
+    What the budget has left goes to the iteration before, if that was judged otherwise. An oracle
+    that does not answer costs bounded time and calls, and leaves the estimate unknown.
     """
     desk = OracleDesk(task, store, oracle, first_pause)
-    strata = _strata(task, curriculum)
-    sample: list[list[LabeledQuestion]] = [[] for _ in strata]
+    seed = derive_seed(task.seed, task.iteration, task.stage, "audit")
+    strata = Strata(curriculum, task.label_accuracy.sample_size, seed)
     judged_probes, estimate, verdicts = list(probes), None, dict[str, Verdict]()
     looks = 0
     while looks < LOOKS:
         size = min(len(curriculum), task.label_accuracy.sample_size * (looks + 1))
-        if looks and not desk.affords(size - len(verdicts)):
+        if looks and desk.affordable() < size - len(verdicts):
             break
         looks += 1
-        counts = allocate([len(stratum) for stratum in strata], size, _PER_STRATUM)
-        # Each sample holds the one before: its questions come first in their stratum.
-        sample = [
-            stratum[: max(len(before), count)]
-            for stratum, before, count in zip(strata, sample, counts, strict=True)
-        ]
-        verdicts = desk.verdicts([question for stratum in sample for question in stratum])
+        strata.enlarge(size)
+        verdicts = desk.verdicts(strata.sample)
         if looks == 1:
             judged_probes = desk.probe_verdicts(probes)
-        counted = _audited_strata(strata, sample, verdicts)
+        counted = strata.audited(verdicts)
         estimate = _estimate(counted, judged_probes)
         if estimate is None or size == len(curriculum):
             break
@@ -83,10 +81,46 @@ def judge(
         if width <= WIDEST or below_floor(estimate.accuracy, floor, ALPHA / LOOKS):
             break
     found = list(verdicts.values())
+    result = _result(oracle, estimate, found)
+    archive = audit_archive.of_another_method(task, store, result)
+    if archive is not None:
+        earlier = _judge_again(task, desk, archive, judged_probes)
+        result = result.model_copy(update={"earlier": earlier})
     metrics = desk.metrics() | _probe_metrics(judged_probes) | {"auditLooks": float(looks)}
     if any(verdict.right is not None for verdict in found):
-        metrics |= _bounds(_audited_strata(strata, sample, verdicts))
-    return Outcome(_result(oracle, estimate, found), found, judged_probes, desk.rows(), metrics)
+        metrics |= _bounds(strata.audited(verdicts))
+    return Outcome(result, found, judged_probes, desk.rows(), metrics)
+
+
+def _judge_again(
+    task: BuildCurriculumTask, desk: OracleDesk, archive: Archive, probes: Sequence[JudgedProbe]
+) -> EarlierLabelAudit | None:
+    """What this oracle and estimator make of the labels of the iteration before.
+
+    The sample of then is taken where this very oracle judged it: that costs nothing. Else a new one
+    is drawn, of what the budget has left up to `sampleSize`, and `_LEAST_AGAIN` labels at least.
+    None where it has not so much left, or no verdict came.
+    """
+    questions = archive.questions
+    least = min(_LEAST_AGAIN, len(questions))
+    size = min(task.label_accuracy.sample_size, desk.affordable(), len(questions))
+    size = max(least, size)
+    seen = {verdict.id for verdict in archive.verdicts if verdict.auditor == desk.identity}
+    seed = derive_seed(task.seed, task.iteration, task.stage, "audit", "again")
+    strata = Strata(questions, max(size, len(seen)), seed, seen)
+    if len(strata.sample) < least:
+        strata.enlarge(size)
+    elif desk.unanswered(strata.sample) > desk.affordable():
+        strata = Strata(questions, size, seed)
+        strata.enlarge(size)
+    if desk.unanswered(strata.sample) > desk.affordable():
+        log.warning("the budget has nothing left for the labels of the iteration before")
+        return None
+    counted = strata.audited(desk.verdicts(strata.sample))
+    estimate = _estimate(counted, probes)
+    if estimate is None:
+        return None
+    return audit_archive.judged_again(estimate.accuracy, estimate.sample_size)
 
 
 def _result(oracle: Oracle, estimate: Estimate | None, verdicts: Sequence[Verdict]) -> LabelAudit:
@@ -112,29 +146,6 @@ def _result(oracle: Oracle, estimate: Estimate | None, verdicts: Sequence[Verdic
     )
 
 
-def _strata(
-    task: BuildCurriculumTask, curriculum: Sequence[LabeledQuestion]
-) -> list[list[LabeledQuestion]]:
-    """The questions by tenths of agreement, each stratum in an order drawn by the run's seed.
-
-    Neighbors are joined where the sample could not reach 20 questions of each.
-    """
-    tenths: dict[int, list[LabeledQuestion]] = {}
-    for question in curriculum:
-        tenths.setdefault(int(10 * question.agreement + 0.5), []).append(question)
-    strata = [tenths[tenth] for tenth in sorted(tenths)]
-    most = max(1, task.label_accuracy.sample_size // _PER_STRATUM)
-    while len(strata) > most:
-        pairs = range(len(strata) - 1)
-        place = min(pairs, key=lambda i: (len(strata[i]) + len(strata[i + 1]), i))
-        strata[place : place + 2] = [strata[place] + strata[place + 1]]
-    draw = random.Random(derive_seed(task.seed, task.iteration, task.stage, "audit"))
-    for stratum in strata:
-        stratum.sort(key=lambda question: question.id)
-        draw.shuffle(stratum)
-    return strata
-
-
 def _estimate(strata: Sequence[AuditedStratum], probes: Sequence[JudgedProbe]) -> Estimate | None:
     """Stratified by agreement, which uses up all that vote shares could tell PPI++; corrected by
     the oracle's own errors where probes show enough of them. None: unknown.
@@ -145,21 +156,8 @@ def _estimate(strata: Sequence[AuditedStratum], probes: Sequence[JudgedProbe]) -
     except AuditorUnusableError as error:
         log.warning("%s", error)
     except ValueError:
-        log.warning("the oracle gave no verdict: the accuracy of the labels is unknown")
+        log.warning("the oracle gave no verdict: the accuracy of these labels is unknown")
     return None
-
-
-def _audited_strata(
-    strata: Sequence[Sequence[LabeledQuestion]],
-    sample: Sequence[Sequence[LabeledQuestion]],
-    verdicts: dict[str, Verdict],
-) -> list[AuditedStratum]:
-    found = []
-    for stratum, drawn in zip(strata, sample, strict=True):
-        says = [verdicts[question.id].right for question in drawn]
-        counts = (says.count(True), says.count(False), says.count(None))
-        found.append(AuditedStratum(len(stratum), *counts))
-    return found
 
 
 def _bounds(strata: Sequence[AuditedStratum]) -> dict[str, float]:

@@ -90,8 +90,9 @@ def _of_iteration(store: ArtifactStore, curriculum: str | None) -> dict[str, Jud
 
 def vote_share_bound(
     probes: Sequence[JudgedProbe], agreements: Sequence[float], most: int
-) -> Interval | None:
-    """How right labels with these agreements are if they are as right as those of the probes.
+) -> tuple[Interval, int] | None:
+    """How right labels with these agreements are if they are as right as those of the probes; and
+    of how many probes that is known.
 
     `most` is the number of votes on a question. None with fewer than 50 labelled probes.
     """
@@ -103,7 +104,7 @@ def vote_share_bound(
     counts = [0] * (most + 1)
     for agreement in agreements:
         counts[round(agreement * most)] += 1
-    return fitted.estimate(counts)
+    return fitted.estimate(counts), len(labelled)
 
 
 def raters_bound(questions: Sequence[VotedQuestion], seed: int) -> tuple[Interval, int] | None:

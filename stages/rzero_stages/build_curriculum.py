@@ -13,7 +13,7 @@ from rzero_core.records import LabeledQuestion, VotedQuestion, read_jsonl
 from rzero_core.run import Labels
 from rzero_core.store import ArtifactStore
 from rzero_core.task import BadData, BuildCurriculumTask, StageResult
-from rzero_stages import audit, audit_probes
+from rzero_stages import audit, audit_archive, audit_probes
 from rzero_stages.published import Rows, once
 
 VOTES = "votes.jsonl"
@@ -116,9 +116,9 @@ def _build(task: BuildCurriculumTask, store: ArtifactStore) -> Rows:
         metrics=metrics | found.metrics,
         label_audit=found.result,
         beside={
-            audit.VERDICTS: found.verdicts,
+            audit_archive.VERDICTS: found.verdicts,
             audit_probes.PROBES: found.probes,
-            audit.ANSWERS: found.answers,
+            audit_archive.ANSWERS: found.answers,
         },
     )
 

@@ -1,8 +1,15 @@
-"""Scores a checkpoint on held-out questions: greedy, mean@k and maj@k, each with its interval."""
+"""Scores a checkpoint on held-out questions: greedy, mean@k and maj@k, each with its interval.
+
+And compares it with the Solver before, question by question: this decides whether a run still
+learns, where the intervals of two scores would be too wide to tell.
+"""
 
 import json
+import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +23,22 @@ from rzero_core.store import ArtifactStore, InputRef
 from rzero_core.task import BadData, EvaluateTask, StageResult, derive_seed
 from rzero_stages import progress
 from rzero_stages.published import Rows, once
-from rzero_stages.sampling import Completion, Sampler, open_sampler
+from rzero_stages.sampler import Completion, Sampler
+from rzero_stages.sampling import open_sampler
 
 RESAMPLES = 2000
 MEASURES = ("greedy", "mean", "majority")
 _METRIC_BYTES = 2800
+_SCORES = "scores.jsonl"
+_Z = 1.959964
+"""Of a two-sided confidence of 95 %."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % bootstrap percentile interval over questions."""
+    """An estimate with its 95 % interval over questions."""
 
     estimate: float
     lower: float
@@ -36,8 +49,9 @@ def run(task: EvaluateTask, store: ArtifactStore, sampler: Sampler | None = None
     """Answer every question of every dataset greedily and `evaluation.samples` times, and grade.
 
     Graded by the same equivalence as the vote. Metrics per dataset: `{name}.greedy`, `{name}.mean`
-    and `{name}.majority`, each also with `Lower` and `Upper`. `BadData` names the file and line of
-    what is no question with an answer.
+    and `{name}.majority`, each also with `Lower` and `Upper` (bootstrap percentiles); `{name}.gain`
+    with `Lower` and `Upper` (`paired`), how much mean@k rose since `task.previous` on the questions
+    that are in both. `BadData` names the file and line of what is no question with an answer.
     """
     return once(task, store, None, lambda: _evaluate(task, store, sampler))
 
@@ -54,6 +68,22 @@ def bootstrap(values: NDArray[np.float64], seed: int) -> list[Interval]:
         Interval(float(mean), float(low), float(high))
         for mean, low, high in zip(values.mean(axis=0), lower, upper, strict=True)
     ]
+
+
+def paired(differences: Sequence[float]) -> Interval:
+    """The interval of the mean of (questions,) differences, each from -1 to 1, of two scores.
+
+    Agresti and Min's for matched pairs (2005, Statistics in Medicine 24): Wald's, after two
+    questions were added whose differences are 1/2 part 1, 1/2 part -1 and else 0. So a handful of
+    questions, or of changes among many, is never certain; on 0 and 1 it decides about as McNemar's
+    test does.
+    """
+    n = len(differences) + 2
+    center = sum(differences) / n
+    variance = (sum(value * value for value in differences) + 1) / n - center * center
+    half = _Z * math.sqrt(variance / n)
+    mean = sum(differences) / len(differences)
+    return Interval(mean, max(-1.0, min(mean, center - half)), min(1.0, max(mean, center + half)))
 
 
 def _evaluate(task: EvaluateTask, store: ArtifactStore, sampler: Sampler | None) -> Rows:
@@ -74,8 +104,44 @@ def _evaluate(task: EvaluateTask, store: ArtifactStore, sampler: Sampler | None)
         scored += rows
     files = [ref for _, _, ref in sets]
     counts["gradingSeconds"] = round(answers.grading_seconds(), 3)
-    metrics = counts | _scores(intervals)
-    return Rows("scores", scored, metrics, inputs=[task.solver], files=files)
+    before = _read_scores(store, task.previous)
+    metrics = counts | _scores(intervals, _gains(scored, before))
+    inputs = [task.solver, *([task.previous] if task.previous and before else [])]
+    return Rows("scores", scored, metrics, inputs=inputs, files=files)
+
+
+def _read_scores(store: ArtifactStore, uri: str | None) -> list[ScoredQuestion]:
+    """The scores of the Solver before; none where they are gone or damaged."""
+    if uri is None:
+        return []
+    try:
+        return list(read_jsonl(store.local(uri, [_SCORES]) / _SCORES, ScoredQuestion))
+    except (BadData, FileNotFoundError) as error:
+        log.warning("the scores cannot be compared with those of the Solver before: %s", error)
+        return []
+
+
+def _gains(now: Iterable[ScoredQuestion], before: Iterable[ScoredQuestion]) -> dict[str, Interval]:
+    """How much mean@k rose on the questions that are in both, by dataset."""
+    earlier = dict(_shares(before))
+    differences: dict[str, list[float]] = {}
+    for key, share in _shares(now):
+        if key in earlier:
+            differences.setdefault(key[0], []).append(share - earlier[key])
+    return {name: paired(found) for name, found in differences.items()}
+
+
+def _shares(
+    rows: Iterable[ScoredQuestion],
+) -> Iterator[tuple[tuple[str, str, str, int], float]]:
+    """The share of right samples by dataset, question and answer, and how often these came before:
+    a dataset may hold a question twice.
+    """
+    seen: Counter[tuple[str, str, str]] = Counter()
+    for row in rows:
+        same = (row.dataset, row.question, row.answer)
+        seen[same] += 1
+        yield (*same, seen[same]), sum(row.right) / len(row.right)
 
 
 def _read(dataset: Dataset, store: ArtifactStore) -> tuple[list[HeldOutQuestion], InputRef]:
@@ -152,21 +218,28 @@ def _measures(rows: Sequence[ScoredQuestion]) -> NDArray[np.float64]:
     )
 
 
-def _scores(intervals: Mapping[str, Sequence[Interval]]) -> dict[str, float]:
-    """Scores and bounds; of many datasets only what fits a result (scores.jsonl has all)."""
-    estimates = {
-        f"{name}.{measure}": round(interval.estimate, 5)
-        for name, found in intervals.items()
-        for measure, interval in zip(MEASURES, found, strict=True)
-    }
-    bounds = {
-        f"{name}.{measure}{end}": round(value, 5)
-        for name, found in intervals.items()
-        for measure, interval in zip(MEASURES, found, strict=True)
-        for end, value in (("Lower", interval.lower), ("Upper", interval.upper))
+def _scores(
+    intervals: Mapping[str, Sequence[Interval]], gains: Mapping[str, Interval]
+) -> dict[str, float]:
+    """Scores, gains and bounds; of many datasets only what fits a result (scores.jsonl has all).
+
+    The bounds of scores go first, then greedy and majority, then the gains, all of them at once: a
+    gain over some datasets only would favour these.
+    """
+    estimates: dict[str, float] = {}
+    bounds: dict[str, float] = {}
+    for name, found in intervals.items():
+        for measure, interval in zip(MEASURES, found, strict=True):
+            estimates[f"{name}.{measure}"] = round(interval.estimate, 5)
+            bounds[f"{name}.{measure}Lower"] = round(interval.lower, 5)
+            bounds[f"{name}.{measure}Upper"] = round(interval.upper, 5)
+    rises = {
+        f"{name}.gain{end}": round(value, 5)
+        for name, gain in gains.items()
+        for end, value in (("", gain.estimate), ("Lower", gain.lower), ("Upper", gain.upper))
     }
     means = {name: value for name, value in estimates.items() if name.endswith(".mean")}
-    for metrics in (estimates | bounds, estimates):
+    for metrics in (estimates | rises | bounds, estimates | rises, means | rises):
         if len(json.dumps(metrics)) <= _METRIC_BYTES:
             return metrics
     return means

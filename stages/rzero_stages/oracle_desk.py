@@ -15,22 +15,24 @@ from rzero_core.records import (
     LabeledQuestion,
     OracleAnswers,
     Verdict,
-    read_jsonl,
     write_jsonl,
 )
 from rzero_core.run import Oracle
 from rzero_core.store import ArtifactStore
 from rzero_core.task import BadData, BuildCurriculumTask, derive_seed
-from rzero_stages import progress
-from rzero_stages.audit import ANSWERS
+from rzero_stages import audit_archive, progress
+from rzero_stages.audit_archive import ANSWERS
 from rzero_stages.checkpoints import step_prefix
-from rzero_stages.oracle_endpoint import Draw, OracleEndpoint, identity, is_ill_posed
+from rzero_stages.oracle_endpoint import Draw, OracleEndpoint
+from rzero_stages.oracle_identity import identity, is_ill_posed
 from rzero_stages.published import scratch, versions
 
 _BATCH = 64
 """Questions that are asked together, and whose answers are then brought to safety."""
 _CALLS = "oracleCalls"
 """Metric: calls of all attempts, also those that brought no answer."""
+_TOKENS = "oracleTokens"
+"""Metric: tokens of these calls, of prompts and answers."""
 _PROBES = 100
 """Probes with a right label that the oracle is asked, and as many with a wrong one."""
 
@@ -46,24 +48,26 @@ class OracleDesk:
         self._task = task
         self._store = store
         self._oracle = oracle
-        self._identity = identity(oracle)
+        self.identity = identity(oracle)
+        """Names the oracle in its verdicts."""
         self._endpoint = OracleEndpoint(oracle, task.seed, first_pause)
         self._known: dict[str, list[str | None]] = {}
         self._why: dict[str, str] = {}
         self._used: dict[str, None] = {}
         self._prefix = f"{task.prefix}/oracle"
         self._step = 0
-        self._reused = 0
         if task.previous is not None:
-            self._reused = self._take(_published(store, task.previous))
+            self._take(_published(store, task.previous))
+        self._free = {id: len(known) for id, known in self._known.items()}
         for step in store.steps(self._prefix):
             self._step = step
             prefix = step_prefix(self._prefix, step)
             self._take(_published(store, prefix))
             # All calls of earlier attempts count against the budget, also those that failed.
             saved = store.manifest(prefix)
-            calls = saved.metrics.get(_CALLS, 0.0) if saved is not None else 0.0
-            self._endpoint.calls = max(self._endpoint.calls, int(calls))
+            spent = saved.metrics if saved is not None else {}
+            self._endpoint.calls = max(self._endpoint.calls, int(spent.get(_CALLS, 0.0)))
+            self._endpoint.tokens = max(self._endpoint.tokens, int(spent.get(_TOKENS, 0.0)))
         self._calls_saved = self._endpoint.calls
 
     def verdicts(self, questions: Sequence[LabeledQuestion]) -> dict[str, Verdict]:
@@ -80,7 +84,7 @@ class OracleDesk:
                 text=question.text,
                 label=question.label,
                 agreement=question.agreement,
-                auditor=self._identity,
+                auditor=self.identity,
                 right=None if truth is None else is_right,
                 truth=truth,
                 answers=self._known.get(question.id, []),
@@ -104,10 +108,13 @@ class OracleDesk:
             probe.model_copy(update={"oracle_says_right": says.get(probe.id)}) for probe in probes
         ]
 
-    def affords(self, questions: int) -> bool:
-        """Whether all draws of so many more questions are within the budget, and come at all."""
-        needed = questions * self._oracle.samples
-        return self._endpoint.open and self._endpoint.calls + needed <= self._oracle.max_calls
+    def affordable(self) -> int:
+        """How many more questions the budget can pay all draws of; 0 if no answer comes at all."""
+        return self._endpoint.affordable() // self._oracle.samples
+
+    def unanswered(self, questions: Sequence[LabeledQuestion]) -> int:
+        """How many of the questions would be put to the oracle, since no answers were paid yet."""
+        return len({draw.id for draw in self._draws([(q.id, q.text) for q in questions])})
 
     def rows(self) -> list[OracleAnswers]:
         """The answers to all that was asked."""
@@ -116,9 +123,9 @@ class OracleDesk:
     def metrics(self) -> dict[str, float]:
         """What it cost, and how many answers of the iteration before were used again at no cost."""
         return {
-            "oracleReused": self._reused,
+            "oracleReused": sum(self._free.get(id, 0) for id in self._used),
             _CALLS: self._endpoint.calls,
-            "oracleTokens": self._endpoint.tokens,
+            _TOKENS: self._endpoint.tokens,
             "oracleSeconds": round(self._endpoint.seconds, 3),
         }
 
@@ -168,23 +175,20 @@ class OracleDesk:
 
     def _rows(self, ids: Iterable[str]) -> list[OracleAnswers]:
         return [
-            OracleAnswers(id=id, oracle=self._identity, answers=self._known[id])
+            OracleAnswers(id=id, oracle=self.identity, answers=self._known[id])
             for id in ids
             if id in self._known
         ]
 
-    def _take(self, rows: Iterable[OracleAnswers]) -> int:
-        """Take over answers of this very oracle; returns how many."""
-        taken = 0
+    def _take(self, rows: Iterable[OracleAnswers]) -> None:
+        """Take over answers of this very oracle."""
         for row in rows:
             have = self._known.get(row.id, [])
-            if row.oracle == self._identity and len(row.answers) > len(have):
-                taken += len(row.answers) - len(have)
+            if row.oracle == self.identity and len(row.answers) > len(have):
                 self._known[row.id] = list(row.answers)
-        return taken
 
     def _save(self, ids: set[str]) -> None:
-        """Bring new answers, and how many calls there were, to safety: an artifact of its own."""
+        """Bring new answers, and what was spent on calls, to safety: an artifact of its own."""
         if self._endpoint.calls == self._calls_saved:
             return
         self._calls_saved = self._endpoint.calls
@@ -199,7 +203,7 @@ class OracleDesk:
             attempt=task.attempt,
             seed=task.seed,
             versions=versions(),
-            metrics={_CALLS: self._calls_saved},
+            metrics={_CALLS: self._calls_saved, _TOKENS: self._endpoint.tokens},
             seconds=0.0,
             started_at=now,
             finished_at=now,
@@ -211,11 +215,8 @@ class OracleDesk:
 
 def _published(store: ArtifactStore, prefix: str) -> list[OracleAnswers]:
     """The answers of an artifact; none where there are none, or they are damaged."""
-    manifest = store.manifest(prefix)
-    if manifest is None or ANSWERS not in {entry.path for entry in manifest.files}:
-        return []
     try:
-        return list(read_jsonl(store.local(prefix, [ANSWERS]) / ANSWERS, OracleAnswers))
+        return audit_archive.rows(store, prefix, ANSWERS, OracleAnswers)
     except BadData as error:
         log.warning("answers of the oracle are asked for again: %s", error)
         return []

@@ -195,20 +195,24 @@ def _failures(status: RunStatus) -> list[str]:
 
 
 def _decisions(status: RunStatus) -> list[str]:
-    """What the guardrail did about labels, or held of them where it was not content."""
+    """What the guardrail did about labels, or held of them where it was not content; canaries."""
     did = {
         None: "The guardrail noted",
         GuardrailAction.WARNED: "The guardrail warned, and the Solver was trained",
         GuardrailAction.PAUSED: "The guardrail paused the run before the Solver is trained",
-        GuardrailAction.RESUMED: "The guardrail paused the run, and it was told to go on",
+        GuardrailAction.RESUMED: "The guardrail held the run up, and it was told to go on",
         GuardrailAction.STOPPED: "The guardrail stopped the run before the Solver was trained",
     }
-    found = [entry.guardrail for entry in status.iterations if entry.guardrail is not None]
-    told = [
-        f"{did[verdict.action]}: {plain(verdict.message, 600)}."
-        for verdict in found
-        if verdict.action is not None or verdict.outcome is not Outcome.HEALTHY
-    ]
+    told = []
+    for entry in status.iterations:
+        verdict = entry.guardrail
+        if verdict is None:
+            continue
+        if verdict.action is not None or verdict.outcome is not Outcome.HEALTHY:
+            told.append(f"{did[verdict.action]}: {plain(verdict.message, 600)}.")
+        told += [
+            f"Canary: iteration {entry.iteration}: {plain(canary)}." for canary in verdict.canaries
+        ]
     if told and status.best_checkpoint is not None:
         name = f"that of iteration\u00a0{status.best_iteration}"
         solver = name if status.best_iteration else "the base model"

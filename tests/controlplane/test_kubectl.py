@@ -168,22 +168,27 @@ def test_suspend_stops_a_run_and_resume_continues_it(
     assert "has succeeded; nothing is left to suspend" in user.output("suspend", "paused")
 
 
-def test_resume_lets_a_run_go_on_that_the_guardrail_paused(
-    control_plane: ControlPlane, user: User, fates: Fates
+@pytest.mark.parametrize(("on_violation", "held"), [("Pause", "Suspended"), ("Stop", "Succeeded")])
+def test_resume_lets_a_run_go_on_that_the_guardrail_held_up(
+    control_plane: ControlPlane, user: User, fates: Fates, on_violation: str, held: str
 ) -> None:
     wrong = LabelAudit(
         estimate=0.3, lower=0.25, upper=0.35, sample_size=300, right=90, method="fake auditor"
     )
     fates.of[f"{user.namespace}/doubted/buildCurriculum"] = Outcome(label_audit=wrong)
-    limits = {"auditor": {"type": "Programmatic"}, "onViolation": "Pause"}
+    limits = {"auditor": {"type": "Programmatic"}, "onViolation": on_violation}
     create_run(control_plane, user.namespace, "doubted", labelAccuracy=limits)
-    wait_for_phase(control_plane, user.namespace, "doubted", "Suspended")
+    wait_for_phase(control_plane, user.namespace, "doubted", held)
     told = user.output("status", "doubted")
     assert "label accuracy 0.300 [0.250, 0.350]" in told
-    assert "\nSuspended True " in told
+    assert ("\nSuspended True " in told) is (on_violation == "Pause")
     assert "\nLabelAccuracyHealthy False " in told
+    assert "trainSolver" not in told.replace("before trainSolver", "")
 
     assert user.output("resume", "doubted") == "run doubted continues\n"
+    wait_until(
+        lambda: "trainSolver done" in user.output("status", "doubted"), what="a trained Solver"
+    )
     wait_for_phase(control_plane, user.namespace, "doubted", "Succeeded")
 
 

@@ -1,10 +1,6 @@
 """The tutorial's way, for real: Helm, an applied run, pods of both images, checkpoints on S3."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,25 +8,32 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-import yaml
+from prometheus_server import pager, prometheus, wait_for
 from s3_server import S3Server, s3_server
 
 from rzero_core.run import RunSpec, Stage
 from rzero_core.status import RunStatus, StageState
 from rzero_core.store import ArtifactStore
 from rzero_core.task import shard_prefix
-from tests.cluster.build import program
+from rzero_operator.conditions import condition_of
 from tests.cluster.images import images
 from tests.cluster.node import NodeCluster
 from tests.cluster.node_config import ADDRESS
+from tests.e2e.installation import (
+    CHART,
+    IMAGES,
+    RUNS,
+    SYSTEM,
+    attempts,
+    helm,
+    kubectl_rzero,
+    manifest,
+    reach,
+    scrape_of_the_operator,
+    warnings,
+)
 
-CHART = "charts/rzero"
-SYSTEM, RUNS = "rzero-system", "research"
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
-IMAGES = [
-    *("--set", "image.registry=localhost", "--set", "image.tag=test"),
-    *("--set", "stages.image.registry=localhost", "--set", "stages.image.tag=test"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -71,62 +74,6 @@ def installed(node: NodeCluster, storage: S3Server) -> Iterator[NodeCluster]:
         yield node
 
 
-def helm(node: NodeCluster, home: Path, *words: str) -> str:
-    places = {f"HELM_{place}_HOME": str(home / place) for place in ("CACHE", "CONFIG", "DATA")}
-    done = subprocess.run(
-        [program("helm"), *words],
-        env=os.environ | node.environment | places,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, (
-        done.stdout + done.stderr + node.kubectl("get", "pods,events", "-n", SYSTEM)
-    )
-    return done.stdout
-
-
-def manifest(name: str, storage: S3Server) -> dict[str, Any]:
-    """The tutorial's run, with the test's bucket and endpoint in place of the placeholders."""
-    run: dict[str, Any] = yaml.safe_load(Path("examples/tiny/cluster.yaml").read_text())
-    run["metadata"] = {"name": name, "namespace": RUNS}
-    run["spec"]["storage"] |= {
-        "uri": f"s3://{storage.bucket}/runs",
-        "endpoint": storage.endpoint,
-    }
-    return run
-
-
-def kubectl_rzero(node: NodeCluster, *words: str) -> str:
-    """`kubectl rzero`, as kubectl finds it."""
-    scripts = str(Path(sys.executable).parent)
-    done = subprocess.run(
-        ["kubectl", "rzero", *words, "-n", RUNS],
-        env=os.environ | node.environment | {"PATH": f"{scripts}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def finish(node: NodeCluster, name: str, seconds: float) -> RunStatus:
-    """Wait until the run has ended; what it says when that was not well."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        run = json.loads(node.kubectl("get", "cer", name, "-n", RUNS, "-o", "json"))
-        status = RunStatus.parse(run.get("status") or {})
-        if status.phase in ("Succeeded", "Failed"):
-            break
-        time.sleep(2)
-    if status.phase != "Succeeded":
-        pytest.fail(
-            f"{status.to_json(indent=1)}\n"
-            + node.kubectl("get", "jobs,pods,events", "-n", RUNS)
-            + node.kubectl("logs", "-n", SYSTEM, "deployment/rzero", "--tail=50")
-        )
-    return status
-
-
 def check_artifacts(run: dict[str, Any], status: RunStatus) -> ArtifactStore:
     """Every stage that is done has left what its manifest says, byte by byte."""
     store = ArtifactStore(RunSpec.parse(run["spec"]).storage)
@@ -140,22 +87,12 @@ def check_artifacts(run: dict[str, Any], status: RunStatus) -> ArtifactStore:
     return store
 
 
-def attempts(node: NodeCluster, name: str) -> Counter[tuple[str, str, str]]:
-    """Jobs of a run by iteration, stage and round."""
-    jobs = json.loads(
-        node.kubectl("get", "jobs", "-n", RUNS, "-l", f"rzero.dev/run={name}", "-o", "json")
-    )["items"]
-    labels = [job["metadata"]["labels"] for job in jobs]
-    keys = ("rzero.dev/iteration", "rzero.dev/stage", "rzero.dev/round")
-    return Counter((item[keys[0]], item[keys[1]], item[keys[2]]) for item in labels)
-
-
 @pytest.mark.timeout(2400)
 def test_two_iterations_of_the_tiny_model(installed: NodeCluster, storage: S3Server) -> None:
     run = manifest("tiny", storage)
     run["spec"]["iterations"] = 2
     installed.apply(run)
-    status = finish(installed, "tiny", 1800)
+    status = reach(installed, "tiny", "Succeeded", 1800)
     done = [(group.iteration, entry.stage) for group in status.iterations for entry in group.stages]
     assert done == [(0, Stage.EVALUATE), *((i, stage) for i in (1, 2) for stage in Stage)]
     counts = attempts(installed, "tiny")
@@ -194,7 +131,7 @@ def test_a_served_solver_and_two_nodes_that_train_together(
         "trainSolver": {"nodes": 2},
     }
     installed.apply(run)
-    status = finish(installed, "wide", 1200)
+    status = reach(installed, "wide", "Succeeded", 1200)
     assert set(attempts(installed, "wide").values()) == {1}
     check_artifacts(run, status)
     pods = json.loads(
@@ -207,6 +144,54 @@ def test_a_served_solver_and_two_nodes_that_train_together(
     ]
     (sidecar,) = challenger["spec"]["initContainers"]
     assert sidecar["restartPolicy"] == "Always"
+
+
+@pytest.mark.timeout(1500)
+def test_a_bad_model_is_stopped_before_it_learns_and_alerts_until_its_run_is_deleted(
+    installed: NodeCluster, storage: S3Server, tmp_path: Path
+) -> None:
+    run = manifest("bad", storage)
+    spec = run["spec"]
+    spec |= {"model": "examples/tiny/model-bad", "evaluation": {"datasets": []}}
+    spec["challenger"] |= {"batchSize": 96, "microBatchSize": 96}
+    spec["questions"] |= {"count": 300}
+    spec["labelAccuracy"] |= {"onViolation": "Pause"}
+    labels = {"namespace": RUNS, "run": "bad"}
+    below = "RZeroPseudoLabelAccuracyBelowFloor"
+    with (
+        pager() as told,
+        prometheus(tmp_path, scrape_of_the_operator(installed), hold="2s", pager=told) as server,
+    ):
+        installed.apply(run)
+        status = reach(installed, "bad", "Suspended", 900)
+        accuracy = status.iterations[-1].label_accuracy
+        assert accuracy is not None and accuracy.estimate is not None
+        assert float(accuracy.estimate) < RunSpec.parse(spec).label_accuracy.floor
+        healthy = condition_of(status, "LabelAccuracyHealthy")
+        assert healthy is not None
+        assert (healthy.status, healthy.reason) == ("False", "LabelAccuracyBelowFloor")
+        wait_for("event", lambda: "Paused" in warnings(installed, "bad"))
+        events = warnings(installed, "bad")
+        assert "below the floor of 0.60" in events["LabelAccuracyBelowFloor"]
+        assert "before trainSolver" in events["Paused"]
+        assert "below the floor of 0.60" in kubectl_rzero(installed, "status", "bad")
+
+        wait_for("alert", lambda: below in server.alerts(**labels))
+        alert = {"alertname": below, "severity": "critical", **labels}
+        assert server.alerts(**labels) == {below: alert}
+        (sample,) = server.query('rzero_run_pseudo_label_accuracy_ratio{run="bad"}')
+        assert sample["metric"]["namespace"] == RUNS
+        assert float(sample["value"][1]) == float(accuracy.estimate)
+        wait_for("page", lambda: told.pages(**labels) == {below: "firing"})
+        # Nobody went on meanwhile.
+        assert {stage for _, stage, _ in attempts(installed, "bad")} == {
+            *("trainChallenger", "generateQuestions", "labelQuestions", "buildCurriculum")
+        }
+
+        installed.kubectl("delete", "cer", "bad", "-n", RUNS)
+        wait_for("end of the alert", lambda: server.alerts(**labels) == {})
+        wait_for("end of the page", lambda: told.pages(**labels) == {below: "resolved"})
+        assert server.query('{__name__=~"rzero_(run|iteration)_.+",run="bad"}') == []
 
 
 def test_stage_pods_hold_no_token_and_the_operator_reads_no_secret(

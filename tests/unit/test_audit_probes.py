@@ -176,6 +176,8 @@ def test_without_an_auditor_vote_shares_give_an_upper_bound_and_no_more(tmp_path
     assert report is not None and report.is_upper_bound
     assert report.method == "upper estimate by vote shares"
     assert report.estimate == pytest.approx(0.75, abs=0.02)
+    # What it rests on are the probes, not the questions of the curriculum.
+    assert report.sample_size == 200
 
 
 def test_without_auditor_and_probes_the_challengers_answers_give_an_upper_bound(
@@ -186,7 +188,7 @@ def test_without_auditor_and_probes_the_challengers_answers_give_an_upper_bound(
             spiders(n),
             "8",
             answers=["8" if n % 5 else "9"],
-            challenger_answer="8" if n % 2 else "7",
+            challenger_answer=None if n % 10 < 2 else "8" if n % 2 else "7",
         )
         for n in range(100)
     ]
@@ -194,6 +196,7 @@ def test_without_auditor_and_probes_the_challengers_answers_give_an_upper_bound(
     assert report is not None and report.is_upper_bound
     assert report.method == "upper bound by the agreement of raters"
     assert report.estimate is not None and report.estimate > 0.8
+    assert report.sample_size == 80
 
 
 def test_without_anything_accuracy_is_unknown(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from audit_makers import audit, auditing, found, oracle, spiders, verdicts, voted
+from guarded_world import declare, play, trained
 from oracle_server import oracle_server
 from stage_makers import rows
 
@@ -45,6 +46,16 @@ def test_what_cannot_be_computed_widens_the_interval_instead_of_being_guessed(
     assert result.metrics["labelAccuracyHigh"] == pytest.approx(0.8)
     # The series goes on although the covered share is another one.
     assert report.method == "Programmatic"
+
+
+def test_what_may_be_right_after_all_does_not_make_the_guardrail_act(tmp_path: Path) -> None:
+    pool = sums(right=55, wrong=40) + [voted(spiders(n), "8") for n in range(5)]
+    report = found(audit(tmp_path, pool, COMPUTE))
+    assert (report.lower, report.upper) == (0.55, 0.6)
+    # Of a sample this would be 0.597 at most, with 90 % confidence.
+    world = declare("Stop", floor=0.599)
+    play(world, {1: report, 2: report, 3: report})
+    assert trained(world) == [1, 2, 3]
 
 
 def test_nothing_computable_is_unknown(tmp_path: Path) -> None:

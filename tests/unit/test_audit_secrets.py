@@ -40,6 +40,42 @@ def test_the_key_reaches_the_oracle_and_nothing_else(
         assert len(requests) <= 6 and "RZERO_ORACLE_API_KEY" in str(verdicts(result)[0].why)
 
 
+@pytest.mark.parametrize(
+    "echo",
+    [
+        "{0} \n{1}",
+        "{0}\\ {1}",
+        "{0}\\,{1}",
+        "{0}\u200b{1}",
+        "{0}}}{{{1}",
+        "\\text{{{0}-}}{1}",
+        "{0}_{1}",
+    ],
+)
+def test_a_key_in_pieces_does_not_become_an_answer(
+    tmp_path: Path, echo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RZERO_ORACLE_API_KEY", KEY)
+    boxed = echo.format(KEY[:9], KEY[9:])
+    with oracle_server(lambda _: says(f"\\boxed{{{boxed}}}")) as (url, _):
+        result = audit(tmp_path, spider_pool(3, lambda _: True), oracle(url))
+    assert {row.why for row in verdicts(result)} == {"malformed answer"}
+    assert KEY[9:] not in everything_under(tmp_path)
+
+
+def test_a_password_that_an_oracle_repeats_does_not_become_an_answer(tmp_path: Path) -> None:
+    def echo(body: dict[str, Any]) -> Reply:
+        scheme, login = body["headers"]["authorization"].split()
+        assert scheme == "Basic"
+        return says(f"\\boxed{{{login}}}" if body["seed"] % 2 else "\\boxed{hunter2hunter2}")
+
+    with oracle_server(echo) as (url, _):
+        endpoint = url.replace("http://", "http://user:hunter2hunter2@")
+        audit(tmp_path, spider_pool(8, lambda _: True), oracle(endpoint))
+    kept = everything_under(tmp_path)
+    assert "hunter2" not in kept and "dXNlcjpodW50" not in kept
+
+
 def test_a_password_in_the_url_is_nowhere_but_in_the_request(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

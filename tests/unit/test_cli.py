@@ -94,12 +94,20 @@ def test_a_paused_run_says_why_and_how_it_goes_on(place: Path) -> None:
     )
 
 
-def test_a_stopped_run_says_why_and_which_checkpoint_is_the_best(place: Path) -> None:
+def test_a_stopped_run_says_why_names_its_best_checkpoint_and_goes_on_when_told(
+    place: Path,
+) -> None:
     guarded(place, "Stop")
     stopped = rzero("run", "run.yaml")
     assert stopped.exit_code == 0
     assert "run fake was stopped before trainSolver: iteration 1: " in stopped.stdout
     assert "best checkpoint: model" in stopped.stdout
+    assert "`rzero run --resume run.yaml` goes on anyway" in stopped.stdout
+    again = rzero("run", "run.yaml")
+    assert "run fake was stopped before trainSolver" in again.stdout
+    resumed = rzero("run", "--resume", "run.yaml")
+    assert resumed.stdout == "run fake succeeded; `rzero report run.yaml` shows it\n"
+    assert "iteration 1, trainSolver: done" in resumed.stderr
 
 
 def test_quiet_says_only_how_it_ended(place: Path) -> None:

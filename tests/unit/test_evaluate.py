@@ -73,6 +73,77 @@ def test_the_bootstrap_interval_is_the_textbooks_for_a_share() -> None:
     assert evaluate.bootstrap(values, seed=0) == [found]
 
 
+def scored_before(root: Path, text: str, right: bool) -> str:
+    """Scores of an earlier Solver on other questions and on those of `text`."""
+    before = task(root, {"sums": text}, prefix=str(root / "before"))
+    answer = "\\boxed{2}" if right else "no box"
+    evaluate.run(before, store(root), Scripted(lambda _, place: answer))
+    return before.prefix
+
+
+def test_a_solver_is_compared_with_the_one_before_on_the_same_questions(tmp_path: Path) -> None:
+    ask = "".join(f'{{"question": "{i}", "answer": "2"}}\n' for i in range(40))
+    other = '{"question": "new", "answer": "2"}\n' * 60
+    previous = scored_before(tmp_path, ask, right=False)
+    # Right in two of four samples of the old questions, in all of the new ones.
+    sampler = Scripted(lambda q, place: "\\boxed{2}" if q == "new" or place < 3 else "")
+    opened = store(tmp_path)
+    asked = task(tmp_path, {"sums": ask + other}, previous=previous)
+    metrics = evaluate.run(asked, opened, sampler).metrics
+    assert metrics["sums.mean"] == pytest.approx((40 * 0.5 + 60) / 100)
+    assert metrics["sums.gain"] == 0.5
+    assert 0.35 < metrics["sums.gainLower"] < 0.5 < metrics["sums.gainUpper"] < 0.6
+    manifest = opened.manifest(asked.prefix)
+    assert manifest is not None
+    assert previous in [ref.uri for ref in manifest.inputs]
+
+
+def test_a_question_that_a_dataset_repeats_is_compared_place_by_place(tmp_path: Path) -> None:
+    twice = '{"question": "1", "answer": "2"}\n' * 2
+    previous = scored_before(tmp_path, twice, right=True)
+    # Five answers to each: the first time all are right, then none.
+    sampler = Scripted(lambda _, place: "\\boxed{2}" if place in (0, 2, 3, 4, 5) else "")
+    asked = task(tmp_path, {"sums": twice}, previous=previous)
+    assert evaluate.run(asked, store(tmp_path), sampler).metrics["sums.gain"] == -0.5
+
+
+@pytest.mark.parametrize("previous", ["nothing", "broken", "elsewhere"])
+def test_without_scores_to_compare_with_there_is_no_gain(tmp_path: Path, previous: str) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    if previous == "elsewhere":
+        previous = "before"
+        scored_before(tmp_path, '{"question": "old", "answer": "2"}\n', right=True)
+    asked = task(tmp_path, {"sums": GOOD}, previous=str(tmp_path / previous))
+    metrics = evaluate.run(asked, store(tmp_path), Scripted(lambda _, place: "")).metrics
+    assert metrics["sums.mean"] == 0.0
+    assert not [name for name in metrics if "gain" in name]
+
+
+def test_a_paired_interval_holds_the_truth_where_solvers_are_alike() -> None:
+    random = np.random.default_rng(0)
+    for questions, samples in ((20, 8), (100, 1), (200, 4)):
+        missed = 0
+        for _ in range(1000):
+            skill = random.beta(0.5, 0.5, size=questions)
+            before, after = random.binomial(samples, skill, (2, questions)) / samples
+            found = evaluate.paired((after - before).tolist())
+            missed += not found.lower <= 0 <= found.upper
+        assert missed < 70
+
+
+@pytest.mark.parametrize(("changed", "certain"), [(1, False), (4, False), (6, True)])
+def test_a_few_changes_among_many_questions_are_not_certain(changed: int, certain: bool) -> None:
+    found = evaluate.paired([1.0] * changed + [0.0] * (400 - changed))
+    assert found.estimate == changed / 400
+    assert (found.lower > 0) is certain
+
+
+def test_a_handful_of_questions_proves_nothing() -> None:
+    assert evaluate.paired([0.5] * 3).lower < 0
+    assert evaluate.paired([1.0]).lower < 0
+
+
 def test_a_model_that_never_boxes_scores_zero(tmp_path: Path) -> None:
     sampler = Scripted(lambda _, place: "It is two.")
     metrics = evaluate.run(task(tmp_path, {"sums": GOOD}), store(tmp_path), sampler).metrics
@@ -107,6 +178,19 @@ def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
     (tmp_path / "sums.jsonl").unlink()
     with pytest.raises(BadConfiguration, match=r"sums\.jsonl"):
         evaluate.run(asked, store(tmp_path), Scripted(lambda _, place: ""))
+
+
+def test_the_gains_of_ten_datasets_outlive_the_bounds_of_their_scores(tmp_path: Path) -> None:
+    files: dict[str, str | bytes] = {f"benchmark-{i}": GOOD for i in range(10)}
+    opened = store(tmp_path)
+    before = task(tmp_path, files, prefix=str(tmp_path / "before"))
+    evaluate.run(before, opened, Scripted(lambda _, place: ""))
+    asked = task(tmp_path, files, previous=before.prefix)
+    result = evaluate.run(asked, opened, Scripted(lambda _, place: "\\boxed{2}"))
+    assert len(result.to_json().encode()) <= MAX_RESULT_BYTES
+    ends = [name.partition(".")[2] for name in result.metrics if name.startswith("benchmark-7.")]
+    assert {"mean", "gain", "gainLower", "gainUpper"} <= set(ends)
+    assert "meanLower" not in ends
 
 
 def test_the_results_of_many_datasets_fit_a_termination_message(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Tests of the rules that stop a run whose labels rot, on the paper's own numbers among others."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,13 +12,9 @@ from rzero_core.guardrail import (
     Outcome,
     Verdict,
     below_floor,
-    canary,
     comparable,
-    confidently_wrong,
     drop,
     judge,
-    outside_band,
-    worse_on_held_out,
 )
 from rzero_core.intervals import Interval, newcombe, wilson
 
@@ -103,6 +101,21 @@ def test_the_floor_decides_with_the_upper_90_percent_bound() -> None:
     assert not below_floor(sample, edge - 1e-6)
 
 
+def test_bounds_that_are_certain_are_the_same_at_every_confidence() -> None:
+    """Of 100 labels 55 are right, 40 wrong, and five nobody can compute."""
+    worst_to_best = Interval(55 / 95, 0.55, 0.60)
+    assert judge([Audit(1, worst_to_best)], floor=0.598).acts
+    assert not judge([Audit(1, worst_to_best, certain=True)], floor=0.598).acts
+    # All five may be right now, and all ten of before wrong.
+    before = Interval(63 / 90, 0.63, 0.73)
+    history = [Audit(1, before), Audit(2, worst_to_best)]
+    assert drop(history) is not None
+    assert drop([replace(audit, certain=True) for audit in history]) is not None
+    history[0] = Audit(1, Interval(59 / 90, 0.59, 0.69))
+    assert drop(history) is not None
+    assert drop([replace(audit, certain=True) for audit in history]) is None
+
+
 def test_a_wide_interval_asks_for_at_most_three_samples() -> None:
     outcomes = [judge([Audit(1, wilson(38, 50), looks=looks)]) for looks in (1, 2, 3)]
     assert [found.outcome for found in outcomes] == [Outcome.INCONCLUSIVE] * 3
@@ -133,6 +146,18 @@ def test_audits_of_another_auditor_are_not_compared() -> None:
     assert drop([old, Audit(2, new.accuracy, auditor="a")]) is not None
 
 
+def test_an_audit_that_was_made_again_carries_a_series_over_a_change_of_auditor() -> None:
+    old = Audit(1, wilson(350, 500), auditor="a")
+    again = Audit(1, wilson(180, 200), auditor="b", again=True)
+    new = Audit(2, wilson(360, 500), auditor="b")
+    found = judge([old, again, new])
+    assert (found.outcome, found.since, found.acts) == (Outcome.DROPPED, 1, True)
+    assert found.message.endswith(
+        "since iteration 1; iteration 1, judged again, had 0.900 [0.851, 0.934]"
+    )
+    assert judge([old, new]).outcome is Outcome.HEALTHY
+
+
 @pytest.mark.parametrize(("floor", "max_drop"), [(1.5, 0.1), (-0.1, 0.1), (0.6, 10.0)])
 def test_thresholds_that_are_no_shares_are_refused(floor: float, max_drop: float) -> None:
     with pytest.raises(ValueError, match="from 0 to 1"):
@@ -153,31 +178,3 @@ def test_every_history_gets_one_verdict_and_only_certain_ones_act(
     assert not found.acts or found.outcome in (Outcome.DROPPED, Outcome.BELOW_FLOOR)
     assert not found.enlarge or found.outcome is Outcome.INCONCLUSIVE
     assert (found.loss is None) == (found.outcome is not Outcome.DROPPED)
-
-
-def test_the_canary_sings_below_one_percent() -> None:
-    assert canary(0.009)
-    assert not canary(0.011)
-
-
-def test_a_figure_outside_three_sigma_of_its_history_is_seen() -> None:
-    lengths = [100.0, 104.0, 98.0, 101.0, 99.0]
-    assert outside_band(120.0, lengths)
-    assert not outside_band(103.0, lengths)
-    assert not outside_band(0.05, [])
-    assert not outside_band(0.05, [0.04])
-    assert outside_band(0.09, [0.04], standard_error=0.01)
-
-
-def test_growing_agreement_with_falling_accuracy_is_the_signature_of_rot() -> None:
-    certain, uncertain = Interval(0.1, 0.02, 0.18), Interval(0.05, -0.03, 0.12)
-    assert confidently_wrong(0.5, 0.6, certain)
-    assert not confidently_wrong(0.6, 0.5, certain)
-    assert not confidently_wrong(0.5, 0.6, uncertain)
-
-
-def test_promotion_is_decided_by_a_paired_test_on_held_out_questions() -> None:
-    assert worse_on_held_out(lost=20, gained=5)
-    assert not worse_on_held_out(lost=5, gained=20)
-    assert not worse_on_held_out(lost=12, gained=10)
-    assert not worse_on_held_out(lost=0, gained=0)

@@ -12,9 +12,11 @@ from fake_run import FakeRun
 from rich.console import Console
 from typer.testing import CliRunner
 
+from rzero_core.guardrail import Outcome
 from rzero_core.run import Stage
 from rzero_core.status import (
     Condition,
+    GuardrailStatus,
     IterationStatus,
     LabelAccuracyStatus,
     Phase,
@@ -147,6 +149,17 @@ def test_below_the_tree_stand_what_holds_the_run_up_and_where_the_model_lies() -
         update={"best_iteration": 1, "best_checkpoint": "s3://a/best", "conditions": []}
     )
     assert closing_lines(best) == ["best Solver: iteration 1, s3://a/best"]
+
+
+def test_canaries_stand_below_the_verdict_of_their_iteration() -> None:
+    canary = "questions kept: 0.400, outside the band from 0.453 to 0.547 of 5 iterations before"
+    found = GuardrailStatus(
+        outcome=Outcome.HEALTHY, message="iteration 6: accuracy is 0.900", canaries=[canary]
+    )
+    group = IterationStatus(iteration=6, label_accuracy=AUDIT, guardrail=found)
+    shown = text_of(tree("math", 9, RunStatus(iteration=6, iterations=[group]))).splitlines()
+    assert "guardrail Healthy · iteration 6: accuracy is 0.900" in shown[-2]
+    assert shown[-1].endswith(f"canary · {canary}")
 
 
 def test_logs_are_of_the_newest_attempt_in_the_order_of_shards() -> None:

@@ -138,6 +138,16 @@ def test_a_reported_wilson_interval_gives_any_other_confidence(
     assert found == pytest.approx(la.wilson(*sample, confidence), abs=1e-6)
 
 
+def test_certain_bounds_hold_at_any_confidence_and_their_margins_add_up() -> None:
+    worst_to_best = la.Interval(0.75, 0.6, 0.8)
+    for confidence in (0.5, 0.9, 0.99):
+        assert at_confidence(worst_to_best, confidence, certain=True) == worst_to_best
+    assert at_confidence(worst_to_best, 0.9).width < worst_to_best.width
+    before = la.Interval(0.9, 0.85, 0.95)
+    assert la.difference(before, worst_to_best, certain=True) == pytest.approx((0.15, 0.05, 0.35))
+    assert la.difference(before, worst_to_best).lower > 0.05
+
+
 def test_a_weighted_sum_has_the_margins_of_its_parts() -> None:
     part = la.wilson(80, 100)
     assert weighted_sum([(1.0, part)]) == pytest.approx(part)
@@ -305,47 +315,6 @@ def test_probes_correct_the_oracle_and_name_the_method() -> None:
 def test_an_unusable_oracle_is_named_with_its_remedy() -> None:
     with pytest.raises(la.AuditorUnusableError, match="stronger model"):
         la.audited([la.AuditedStratum(1000, 69, 31)], la.Probes(60, 100, 60, 100))
-
-
-def test_computed_answers_are_an_upper_bound_unless_they_cover_all() -> None:
-    every = la.computed(70, 100, covered=100, total=100)
-    assert every.accuracy == (0.7, 0.7, 0.7)
-    assert not every.upper_bound
-    part = la.computed(70, 100, covered=100, total=400)
-    assert part.upper_bound
-    assert part.coverage == 0.25
-    with pytest.raises(ValueError, match="must hold"):
-        la.computed(1, 5, covered=4, total=10)
-
-
-def test_the_surest_estimate_is_reported() -> None:
-    oracle = la.audited([la.AuditedStratum(1000, 80, 20)])
-    part = la.computed(40, 50, covered=250, total=1000)
-    bound = la.wilson(90, 100)
-    assert la.combine(oracle, part, bound, bound) is oracle
-    assert la.combine(oracle, la.computed(9, 10, 10, 10)) == la.computed(9, 10, 10, 10)
-    assert la.combine(programmatic=part) is part
-    assert la.combine() is None
-    raters = la.combine(latent=bound, calibrated=bound, questions=7)
-    assert raters is not None
-    assert (raters.method, raters.upper_bound, raters.sample_size) == ("latent", True, 7)
-    votes = la.combine(calibrated=bound)
-    assert votes is not None
-    assert (votes.method, votes.upper_bound) == ("calibrated", True)
-
-
-def test_computed_answers_join_the_oracles_for_the_others() -> None:
-    part = la.computed(250, 250, covered=250, total=1000)
-    rest = la.Estimate(la.wilson(60, 100), la.Method.STRATIFIED, 100, coverage=0.75)
-    found = la.combine(rest, part)
-    assert found is not None
-    assert found.accuracy.estimate == pytest.approx(0.25 + 0.75 * 0.6)
-    assert found.accuracy.width == pytest.approx(0.75 * rest.accuracy.width)
-    assert (found.method, found.upper_bound, found.coverage) == ("mixed", False, 1.0)
-    mixed = la.combine(programmatic=part, latent=la.wilson(90, 100))
-    assert mixed is not None
-    assert mixed.upper_bound
-    assert mixed.accuracy.estimate == pytest.approx(0.25 + 0.75 * 0.9)
 
 
 def test_the_guardrail_needs_nothing_that_the_operators_image_lacks() -> None:

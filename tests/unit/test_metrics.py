@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rzero_core.run import RunSpec, Stage
 from rzero_core.status import (
+    EarlierLabelAccuracy,
     IterationStatus,
     LabelAccuracyStatus,
     RunStatus,
@@ -164,6 +165,15 @@ def test_estimates_by_another_method_are_no_baseline() -> None:
     page = page_of(accurate(known("0.95", method="oracle/0"), known("0.7"), known("0.6")))
     assert page.of(f"{ACCURACY}_baseline_ratio") == 0.7
     assert page.of(f"{ACCURACY}_best_ratio") == 0.7
+
+
+def test_what_a_new_method_judged_again_is_its_baseline() -> None:
+    earlier = EarlierLabelAccuracy(estimate="0.8", lower="0.74", upper="0.85", sample_size=200)
+    again = known("0.7").model_copy(update={"earlier": earlier})
+    page = page_of(accurate(known("0.95", method="oracle/0"), again, known("0.6")))
+    assert page.of(f"{ACCURACY}_baseline_ratio") == 0.8
+    assert page.of(f"{ACCURACY}_baseline_lower_ratio") == 0.74
+    assert page.of(f"{ACCURACY}_best_ratio") == 0.8
 
 
 def test_an_iteration_without_an_estimate_keeps_the_last_one_and_says_how_many_abstained() -> None:

@@ -6,7 +6,14 @@ import pytest
 from plan_world import RUN, World, later, make_spec
 
 from rzero_core.run import Stage
-from rzero_core.status import LabelAccuracyStatus, Phase, RunStatus, StageState, StageStatus
+from rzero_core.status import (
+    EarlierLabelAccuracy,
+    LabelAccuracyStatus,
+    Phase,
+    RunStatus,
+    StageState,
+    StageStatus,
+)
 from rzero_operator.conditions import rfc3339
 from rzero_operator.repair import repair
 from rzero_operator.tasks import Step
@@ -109,6 +116,19 @@ def test_conditions_since_a_time_that_cannot_be_read_begin_anew() -> None:
     assert repair(RUN.ref, world.spec, world.status).conditions == []
     world.turn()
     assert {item.last_transition_time for item in world.status.conditions} == {rfc3339(world.now)}
+
+
+@pytest.mark.parametrize("end", ["estimate", "lower", "upper"])
+def test_what_was_judged_again_must_be_shares_too(end: str) -> None:
+    world = done_world()
+    ends = {"estimate": "0.9", "lower": "0.86", "upper": "0.93"}
+    for value, kept in (("0.9", True), ("lots", False), ("2", False)):
+        earlier = EarlierLabelAccuracy(**{**ends, end: value}, sample_size=100)
+        audit = AUDIT.model_copy(update={"earlier": earlier})
+        group = world.status.iterations[0].model_copy(update={"label_accuracy": audit})
+        edit = world.status.model_copy(update={"iterations": [group]})
+        found = repair(RUN.ref, world.spec, edit).iterations[0].label_accuracy
+        assert (found is not None) is kept
 
 
 @pytest.mark.parametrize("estimate", ["high", "1.5", "-0.1", "NaN"])

@@ -202,6 +202,7 @@ def test_what_the_guardrail_did_is_told_and_what_was_right_is_not(tmp_path: Path
         message="iteration 2: accuracy is 0.500, below the floor of 0.60",
         acts=True,
         action=GuardrailAction.STOPPED,
+        canaries=["mean agreement: 0.900, outside the band"],
     )
     fake.verdicts = {1: healthy, 2: low}
     for iteration in (1, 2):
@@ -210,6 +211,7 @@ def test_what_the_guardrail_did_is_told_and_what_was_right_is_not(tmp_path: Path
     assert "The guardrail stopped the run before the Solver was trained: iteration 2: " in text
     assert "below the floor of 0.60" in text
     assert "accuracy is 0.900" not in text
+    assert "Canary: iteration 2: mean agreement: 0.900, outside the band." in text
 
 
 def test_a_run_that_has_not_begun_has_a_page(tmp_path: Path) -> None:

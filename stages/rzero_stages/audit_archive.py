@@ -1,0 +1,72 @@
+"""What an audit leaves beside its curriculum, and what the audit of the iteration before left.
+
+An audit by another method cannot be compared with the one before, so the labels of then are judged
+again by the method of now (R4).
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rzero_core.label_accuracy import Interval
+from rzero_core.records import LabeledQuestion, Row, Verdict, read_jsonl
+from rzero_core.store import ArtifactStore
+from rzero_core.task import BadData, BuildCurriculumTask, EarlierLabelAudit, LabelAudit
+
+VERDICTS = "audit.jsonl"
+ANSWERS = "oracle.jsonl"
+"""The oracle's answers, for the next iteration to use again."""
+_CURRICULUM = "curriculum.jsonl"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The labels of the iteration before."""
+
+    questions: Sequence[LabeledQuestion]
+    verdicts: Sequence[Verdict]
+    """On a random sample of them, by the auditor of then."""
+
+
+def of_another_method(
+    task: BuildCurriculumTask, store: ArtifactStore, found: LabelAudit
+) -> Archive | None:
+    """The iteration before, where it was audited by another method than `found`.
+
+    None where the method stayed the same, where `found` decides nothing, and where the archive is
+    gone or damaged: then the series begins anew, which is no reason to fail.
+    """
+    if task.previous is None or found.estimate is None or found.is_upper_bound:
+        return None
+    try:
+        manifest = store.manifest(task.previous)
+        before = manifest.label_audit if manifest is not None else None
+        if before is None or before.method == found.method:
+            return None
+        questions = rows(store, task.previous, _CURRICULUM, LabeledQuestion)
+        verdicts = rows(store, task.previous, VERDICTS, Verdict)
+    except BadData as error:
+        log.warning("the labels of the iteration before cannot be judged again: %s", error)
+        return None
+    log.info("labels are judged by another method than before: those of then are judged again")
+    return Archive(questions, verdicts) if questions else None
+
+
+def rows(store: ArtifactStore, prefix: str, name: str, row: type[Row]) -> list[Row]:
+    """The rows of a file of an artifact; none where there is no such file. Raises `BadData`."""
+    manifest = store.manifest(prefix)
+    if manifest is None or name not in {entry.path for entry in manifest.files}:
+        return []
+    return list(read_jsonl(store.local(prefix, [name]) / name, row))
+
+
+def judged_again(accuracy: Interval, size: int) -> EarlierLabelAudit:
+    """What is reported of the iteration before; `size` of its labels got a verdict."""
+    return EarlierLabelAudit(
+        estimate=round(accuracy.estimate, 6),
+        lower=round(accuracy.lower, 6),
+        upper=round(accuracy.upper, 6),
+        sample_size=size,
+    )

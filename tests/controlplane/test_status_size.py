@@ -1,0 +1,108 @@
+"""The longest run has a history that still fits one object of a real API server and its etcd."""
+
+from rzero_core.guardrail import Outcome
+from rzero_core.run import Stage
+from rzero_core.status import (
+    LONGEST_CANARY,
+    MOST_CANARIES,
+    Condition,
+    EarlierLabelAccuracy,
+    GuardrailAction,
+    GuardrailStatus,
+    IterationStatus,
+    LabelAccuracyStatus,
+    Phase,
+    RunStatus,
+    StageState,
+    StageStatus,
+)
+from rzero_core.task import RunRef, stage_prefix
+from rzero_operator.tasks import OUTPUT
+from tests.cluster.control_plane import ControlPlane
+from tests.controlplane.operator_process import RUNS, create_run, install_crd, status_of
+
+ITERATIONS = 100
+ROOT = "s3://" + "r" * 200
+SHARE = "0.123456789012"
+METRICS = {
+    Stage.TRAIN_CHALLENGER: 24,
+    Stage.GENERATE_QUESTIONS: 12,
+    Stage.LABEL_QUESTIONS: 16,
+    Stage.BUILD_CURRICULUM: 50,
+    Stage.TRAIN_SOLVER: 16,
+    # As many as fit what Evaluate limits itself to, 2800 bytes.
+    Stage.EVALUATE: 74,
+}
+"""How many numbers each stage reports: BuildCurriculum with an oracle and probes."""
+MESSAGE = "m" * 500
+TIME = "2026-01-01T00:00:00Z"
+
+
+def test_the_history_of_the_longest_run_fits_the_status_of_one_object(
+    control_plane: ControlPlane, namespace: str
+) -> None:
+    install_crd(control_plane)
+    name = "r" * 40
+    run = create_run(control_plane, namespace, name, iterations=ITERATIONS)
+    status = longest(RunRef(name=name, uid=run["metadata"]["uid"]))
+
+    path = f"{RUNS.format(namespace)}/{name}/status"
+    control_plane.api().request("PUT", path, run | {"status": status.to_dict()})
+
+    assert status_of(control_plane, namespace, name) == status
+
+
+def longest(run: RunRef) -> RunStatus:
+    """A run of the most iterations, each of which did all that can be told of one in one round."""
+    numbers = range(ITERATIONS + 1)
+    return RunStatus(
+        observed_generation=1,
+        phase=Phase.FAILED,
+        iteration=ITERATIONS,
+        iterations=[iteration(run, number) for number in numbers],
+        conditions=[
+            Condition(
+                type=name,
+                status="False",
+                reason="LabelAccuracyBelowFloor",
+                message=MESSAGE,
+                last_transition_time=TIME,
+            )
+            for name in ("Ready", "Reconciling", "Stalled", "Suspended", "Succeeded", "Failed")
+        ],
+    )
+
+
+def iteration(run: RunRef, number: int) -> IterationStatus:
+    share = {"estimate": SHARE, "lower": SHARE, "upper": SHARE, "sample_size": 100_000}
+    return IterationStatus(
+        iteration=number,
+        stages=[stage(run, number, name) for name in Stage],
+        label_accuracy=LabelAccuracyStatus(
+            **share, abstained=100_000, method="a" * 200, earlier=EarlierLabelAccuracy(**share)
+        ),
+        guardrail=GuardrailStatus(
+            outcome=Outcome.BELOW_FLOOR,
+            message=MESSAGE,
+            acts=True,
+            action=GuardrailAction.RESUMED,
+            canaries=["c" * LONGEST_CANARY] * MOST_CANARIES,
+        ),
+    )
+
+
+def stage(run: RunRef, number: int, name: Stage) -> StageStatus:
+    return StageStatus(
+        stage=name,
+        state=StageState.DONE,
+        attempts=54,
+        execution=run.uid,
+        failures=3,
+        preemptions=50,
+        started_at=TIME,
+        finished_at=TIME,
+        outputs={OUTPUT[name]: stage_prefix(ROOT, run, number, name)},
+        # Names have some ten letters.
+        metrics={f"metricName{i:02d}": SHARE for i in range(METRICS[name])},
+        manifest_digest="d" * 64,
+    )
