@@ -26,7 +26,7 @@ LIST_KEYS = {
     "status.iterations.stages": ["stage", "round"],
     "status.conditions": ["type"],
 }
-"""What makes an item of each list of objects unique."""
+"""What makes an item of a list of objects unique; any other list is replaced as a whole."""
 
 Schema = dict[str, Any]
 
@@ -132,6 +132,8 @@ class _Renderer:
                 items = _plain(TypeAdapter(item).json_schema())
                 return schema | {"items": items, "x-kubernetes-list-type": "atomic"}
             schema["items"] = self.object(item, path)
+            if path not in LIST_KEYS:
+                return schema | {"x-kubernetes-list-type": "atomic"}
             schema |= {"x-kubernetes-list-type": "map"}
             schema |= {"x-kubernetes-list-map-keys": LIST_KEYS[path]}
         return schema

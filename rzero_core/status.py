@@ -7,6 +7,7 @@ from pydantic import Field
 
 from rzero_core.guardrail import Outcome
 from rzero_core.run import Stage
+from rzero_core.task import MOST_SAMPLES, LabelSample
 from rzero_core.wire import Wire
 
 
@@ -98,6 +99,8 @@ class LabelAccuracyStatus(Wire):
     earlier: EarlierLabelAccuracy | None = None
     """Of the curriculum before, where that was audited by another method: what a drop is measured
     from."""
+    samples: list[LabelSample] = Field(default_factory=list, max_length=MOST_SAMPLES)
+    """Some verdicts, of wrong labels first."""
 
 
 class GuardrailAction(StrEnum):

@@ -32,7 +32,8 @@ DEFAULT_RESULT_PATH = "/dev/termination-log"
 SHARD_VARIABLE = "JOB_COMPLETION_INDEX"
 CACHE_VARIABLE = "RZERO_CACHE"
 MAX_RESULT_BYTES = 4096
-
+MOST_SAMPLES, LONGEST_SAMPLE = 3, 80
+"""Verdicts that a result shows, and the bytes of each of their texts."""
 
 _SHARD = re.compile(r"(.*/shard-)([0-9]{4})", re.DOTALL)
 _SHARDS = re.compile(r"(.*/shard-)\{([0-9]{4})\.\.([0-9]{4})\}", re.DOTALL)
@@ -218,6 +219,19 @@ class EarlierLabelAudit(Wire):
     """Archived labels that were judged again."""
 
 
+class LabelSample(Wire):
+    """One verdict, for people to see what labels are like; texts are cut, and printable."""
+
+    question: str = Field(max_length=LONGEST_SAMPLE)
+    """Begin of the question."""
+    label: str = Field(max_length=LONGEST_SAMPLE)
+    """What the Solver voted for."""
+    truth: str | None = Field(None, max_length=LONGEST_SAMPLE)
+    """The auditor's own answer; absent where it has none."""
+    right: bool
+    """Whether the auditor holds the label for right."""
+
+
 class LabelAudit(Wire):
     """What BuildCurriculum found out about the labels of its curriculum."""
 
@@ -240,6 +254,8 @@ class LabelAudit(Wire):
     earlier: EarlierLabelAudit | None = None
     """Of the curriculum before, where that was audited by another method: what a drop is measured
     from. Absent where the method stayed the same, or nothing was left to judge again."""
+    samples: list[LabelSample] = Field(default_factory=list, max_length=MOST_SAMPLES)
+    """Some verdicts, of wrong labels first."""
 
 
 class StageResult(Wire):

@@ -1,4 +1,4 @@
-"""Draws label accuracy in a terminal: a line an iteration with its interval, the floor, verdicts."""
+"""Draws label accuracy in a terminal: a line an iteration, with its interval and the floor."""
 
 from collections.abc import Iterator
 

@@ -21,7 +21,7 @@ from rzero_operator.local import LocalRunner, check_inputs
 from rzero_operator.manifests import ManifestError, load, without_effect_locally
 from rzero_operator.report_process import write_report
 from rzero_operator.terminal import LiveDisplay, PlainDisplay
-from rzero_operator.views import tree
+from rzero_operator.views import overview
 
 _P = ParamSpec("_P")
 BAD_MANIFEST = 64
@@ -137,7 +137,9 @@ def status(
     if not console.is_terminal:
         # Lines stay whole for grep.
         console.width = 1000
-    console.print(tree(declared.metadata.name, declared.spec.iterations, folder.read_status()))
+    spec = declared.spec
+    floor = spec.label_accuracy.floor
+    console.print(overview(declared.metadata.name, spec.iterations, floor, folder.read_status()))
 
 
 @app.command()

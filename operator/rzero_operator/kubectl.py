@@ -23,7 +23,7 @@ from rzero_operator.jobs import RESUME_ANNOTATION, RETRY_ANNOTATION
 from rzero_operator.kubectl_logs import StageLogs
 from rzero_operator.pods import MAIN
 from rzero_operator.report_process import write_report
-from rzero_operator.views import closing_lines, table, tree
+from rzero_operator.views import closing_lines, overview, table
 
 _P = ParamSpec("_P")
 NAME = "kubectl-rzero"
@@ -103,7 +103,8 @@ def status(
     reported = status_of(raw)
     console = _console()
     try:
-        shown = tree(name, raw["spec"]["iterations"], reported)
+        spec = raw["spec"]
+        shown = overview(name, spec["iterations"], spec["labelAccuracy"]["floor"], reported)
     except ValueError as error:
         raise ClusterError(
             f"the status of run {name} holds what the operator did not write ({error}); it is "

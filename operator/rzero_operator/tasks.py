@@ -204,6 +204,7 @@ def label_accuracy_of(result: StageResult) -> LabelAccuracyStatus | None:
         method=audit.method,
         is_upper_bound=audit.is_upper_bound,
         earlier=_earlier(audit.earlier),
+        samples=audit.samples,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
@@ -18,6 +19,7 @@ from rzero_core.status import (
     StageState,
     StageStatus,
 )
+from rzero_operator import accuracy_chart
 
 _MARKS = {
     StageState.DONE: "[green]done[/]",
@@ -34,13 +36,23 @@ _COLORS = {
 }
 
 
+def overview(name: str, iterations: int, floor: float, status: RunStatus) -> Group:
+    """A run as a tree, its label accuracy as a chart, and some of the auditor's verdicts."""
+    parts: list[RenderableType] = [tree(name, iterations, status)]
+    if (chart := accuracy_chart.chart(status, floor)) is not None:
+        parts += ["\nlabel accuracy", chart]
+    if told := list(accuracy_chart.verdicts(status)):
+        parts += ["\nsome verdicts on the newest labels", *told]
+    return Group(*parts)
+
+
 def tree(name: str, iterations: int, status: RunStatus) -> Tree:
     """Iterations, their stages with attempts, times and main figures."""
     root = Tree(f"[bold]{name}[/] {status.phase} · iteration {status.iteration}/{iterations}")
     for group in status.iterations:
         title = f"iteration {group.iteration}" if group.iteration else "base model"
         if group.label_accuracy is not None:
-            title += f" · label accuracy {escape(label_accuracy(group.label_accuracy))}"
+            title += f" · label accuracy {escape(accuracy_chart.numbers(group.label_accuracy))}"
         branch = root.add(title)
         for entry in group.stages:
             branch.add(_entry_line(entry))
@@ -89,15 +101,6 @@ def closing_lines(status: RunStatus) -> list[str]:
     return lines
 
 
-def label_accuracy(found: LabelAccuracyStatus) -> str:
-    """The estimate with its 95 % interval, `<=` before an upper bound."""
-    if found.estimate is None:
-        return f"unknown ({found.method})"
-    bound = "<= " if found.is_upper_bound else ""
-    ends = ", ".join(f"{float(end):.3f}" for end in (found.lower, found.upper) if end is not None)
-    return f"{bound}{float(found.estimate):.3f}" + (f" [{ends}]" if ends else "")
-
-
 def _newest_label_accuracy(status: Mapping[str, Any]) -> str:
     """Of the last curriculum, with its interval where the status has one."""
     groups = [
@@ -105,7 +108,7 @@ def _newest_label_accuracy(status: Mapping[str, Any]) -> str:
     ]
     try:
         if groups:
-            return label_accuracy(LabelAccuracyStatus.parse(groups[-1]))
+            return accuracy_chart.numbers(LabelAccuracyStatus.parse(groups[-1]))
     except ValueError:
         # Written by hand or by another version: the other runs of the table are shown all the same.
         pass

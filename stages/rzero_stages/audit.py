@@ -79,8 +79,9 @@ def audit(
         abstained = found.result.abstained
         found = replace(found, result=bound.model_copy(update={"abstained": abstained}))
     shares = found.result.model_dump(include={"estimate", "lower", "upper"}, exclude_none=True)
-    rounded = {name: round(share, 6) for name, share in shares.items()}
-    return replace(found, result=found.result.model_copy(update=rounded))
+    reported = {name: round(share, 6) for name, share in shares.items()}
+    shown = {"samples": audit_archive.samples(found.verdicts)}
+    return replace(found, result=found.result.model_copy(update=reported | shown))
 
 
 def _computed(

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from rzero_core.label_accuracy import Interval
 from rzero_core.records import LabeledQuestion, Row, Verdict, read_jsonl
 from rzero_core.store import ArtifactStore
-from rzero_core.task import BadData, BuildCurriculumTask, EarlierLabelAudit, LabelAudit
+from rzero_core.task import (
+    LONGEST_SAMPLE,
+    MOST_SAMPLES,
+    BadData,
+    BuildCurriculumTask,
+    EarlierLabelAudit,
+    LabelAudit,
+    LabelSample,
+)
 
 VERDICTS = "audit.jsonl"
 ANSWERS = "oracle.jsonl"
@@ -60,6 +68,30 @@ def rows(store: ArtifactStore, prefix: str, name: str, row: type[Row]) -> list[R
     if manifest is None or name not in {entry.path for entry in manifest.files}:
         return []
     return list(read_jsonl(store.local(prefix, [name]) / name, row))
+
+
+def samples(verdicts: Sequence[Verdict]) -> list[LabelSample]:
+    """A few verdicts to look at: two wrong labels and a right one, where there are such."""
+    judged = [verdict for verdict in verdicts if verdict.right is not None]
+    wrong, right = ([v for v in judged if v.right is side] for side in (False, True))
+    return [
+        LabelSample(
+            question=_shown(verdict.text),
+            label=_shown(verdict.label),
+            truth=None if verdict.truth is None else _shown(verdict.truth),
+            right=bool(verdict.right),
+        )
+        for verdict in (wrong[:2] + right + wrong[2:])[:MOST_SAMPLES]
+    ]
+
+
+def _shown(text: str) -> str:
+    """The begin of a model's text on one line, without what a terminal would obey."""
+    line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+    data = line.encode()
+    if len(data) <= LONGEST_SAMPLE:
+        return line
+    return data[: LONGEST_SAMPLE - 3].decode(errors="ignore") + "\u2026"
 
 
 def judged_again(accuracy: Interval, size: int) -> EarlierLabelAudit:

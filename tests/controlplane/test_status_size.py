@@ -16,7 +16,7 @@ from rzero_core.status import (
     StageState,
     StageStatus,
 )
-from rzero_core.task import RunRef, stage_prefix
+from rzero_core.task import LONGEST_SAMPLE, MOST_SAMPLES, LabelSample, RunRef, stage_prefix
 from rzero_operator.tasks import OUTPUT
 from tests.cluster.control_plane import ControlPlane
 from tests.controlplane.operator_process import RUNS, create_run, install_crd, status_of
@@ -35,6 +35,8 @@ METRICS = {
 }
 """How many numbers each stage reports: BuildCurriculum with an oracle and probes."""
 MESSAGE = "m" * 500
+TEXT = "t" * LONGEST_SAMPLE
+SAMPLE = LabelSample(question=TEXT, label=TEXT, truth=TEXT, right=False)
 TIME = "2026-01-01T00:00:00Z"
 
 
@@ -79,7 +81,11 @@ def iteration(run: RunRef, number: int) -> IterationStatus:
         iteration=number,
         stages=[stage(run, number, name) for name in Stage],
         label_accuracy=LabelAccuracyStatus(
-            **share, abstained=100_000, method="a" * 200, earlier=EarlierLabelAccuracy(**share)
+            **share,
+            abstained=100_000,
+            method="a" * 200,
+            earlier=EarlierLabelAccuracy(**share),
+            samples=[SAMPLE] * MOST_SAMPLES,
         ),
         guardrail=GuardrailStatus(
             outcome=Outcome.BELOW_FLOOR,

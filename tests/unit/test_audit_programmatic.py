@@ -8,9 +8,10 @@ from guarded_world import declare, play, trained
 from oracle_server import oracle_server
 from stage_makers import rows
 
-from rzero_core.records import LabeledQuestion, VotedQuestion
+from rzero_core.records import LabeledQuestion, Verdict, VotedQuestion
 from rzero_core.run import AuditorType
 from rzero_operator.tasks import label_accuracy_of
+from rzero_stages import audit_archive
 
 COMPUTE = auditing(AuditorType.PROGRAMMATIC)
 
@@ -30,6 +31,26 @@ def test_a_curriculum_of_sums_leaves_no_doubt(tmp_path: Path) -> None:
     assert result.metrics["computable"] == result.metrics["kept"] == 40
     assert [row.right for row in verdicts(result)].count(True) == 30
     assert all(row.right == (row.truth == row.label) for row in verdicts(result))
+
+
+def test_some_verdicts_are_reported_those_on_wrong_labels_first(tmp_path: Path) -> None:
+    samples = found(audit(tmp_path, sums(right=30, wrong=10), COMPUTE)).samples
+    assert [sample.right for sample in samples] == [False, False, True]
+    wrong = samples[0]
+    assert wrong.truth == str(int(wrong.label) + 1) and wrong.question.endswith("+1")
+
+
+def test_what_a_terminal_would_obey_or_a_status_cannot_hold_is_not_reported(
+    tmp_path: Path,
+) -> None:
+    text = "1+\x1b[2J\u202e1 " + "\n" * 9 + "=" + "\u00a0" * 9 + "\u4e00" * 9000
+    verdict = Verdict(
+        id="q", text=text, label="2", agreement=0.5, auditor="o", right=False, truth="3" * 99
+    )
+    (sample,) = audit_archive.samples([verdict])
+    assert sample.question.startswith("1+\ufffd[2J\ufffd1 = \u4e00")
+    assert len(sample.question.encode()) <= 80 and sample.question.endswith("\u2026")
+    assert sample.truth == "3" * 77 + "\u2026"
 
 
 def test_what_cannot_be_computed_widens_the_interval_instead_of_being_guessed(
@@ -99,4 +120,5 @@ def test_the_status_holds_decimal_strings_and_leaves_out_what_is_unknown(tmp_pat
         "abstained": 1,
         "method": "Programmatic",
         "isUpperBound": False,
+        "samples": [],
     }

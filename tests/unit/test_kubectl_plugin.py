@@ -26,11 +26,12 @@ from rzero_core.status import (
 )
 from rzero_core.store import ArtifactStore
 from rzero_core.task import BadConfiguration
+from rzero_operator.accuracy_chart import numbers
 from rzero_operator.connection import ClusterError, Target, context_names, status_of
 from rzero_operator.kubectl import app
 from rzero_operator.kubectl_logs import gone, newest, prefix
 from rzero_operator.report_process import write_report
-from rzero_operator.views import closing_lines, label_accuracy, table, tree
+from rzero_operator.views import closing_lines, table, tree
 from rzero_stages import report
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -103,9 +104,9 @@ def test_a_status_written_by_hand_does_not_hide_the_other_runs() -> None:
 
 def test_an_upper_bound_and_an_unknown_label_accuracy_are_not_shown_as_estimates() -> None:
     bound = AUDIT.model_copy(update={"is_upper_bound": True})
-    assert label_accuracy(bound) == "<= 0.710 [0.660, 0.757]"
+    assert numbers(bound) == "<= 0.710 [0.660, 0.757]"
     unknown = LabelAccuracyStatus(method="oracle, too few judged")
-    assert label_accuracy(unknown) == "unknown (oracle, too few judged)"
+    assert numbers(unknown) == "unknown (oracle, too few judged)"
 
 
 def test_the_tree_holds_label_accuracy_attempts_and_messages_that_are_not_markup() -> None:

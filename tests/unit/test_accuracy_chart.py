@@ -1,0 +1,59 @@
+"""What a terminal shows of label accuracy: a chart with the floor, and some verdicts."""
+
+from rich.console import Console
+
+from rzero_core.status import IterationStatus, LabelAccuracyStatus, RunStatus
+from rzero_core.task import LabelSample
+from rzero_operator.views import overview
+
+
+def status_of(*reports: LabelAccuracyStatus | None) -> RunStatus:
+    groups = [
+        IterationStatus(iteration=number, label_accuracy=report)
+        for number, report in enumerate(reports, start=1)
+    ]
+    return RunStatus(iteration=len(reports), iterations=groups)
+
+
+def lines_of(status: RunStatus, floor: float = 0.6) -> list[str]:
+    console = Console(width=200)
+    with console.capture() as captured:
+        console.print(overview("math", 3, floor, status))
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def report(estimate: str, lower: str, upper: str, **more: object) -> LabelAccuracyStatus:
+    fields = {"estimate": estimate, "lower": lower, "upper": upper, "sampleSize": 300}
+    return LabelAccuracyStatus.parse(fields | {"method": "Oracle m", **more})
+
+
+def test_each_iteration_has_its_interval_and_the_floor_on_one_scale() -> None:
+    status = status_of(report("0.79", "0.74", "0.83"), report("0.5", "0.45", "0.55"))
+    chart = lines_of(status)[4:]
+    assert chart == [
+        "label accuracy",
+        "iteration 1  ························┊·····──●─·······  0.790 [0.740, 0.830]",
+        "iteration 2  ··················──●──·┊················  0.500 [0.450, 0.550]",
+        "             0 %, floor 60 %                     100 %",
+    ]
+
+
+def test_an_upper_bound_has_no_estimate_and_what_is_unknown_no_line() -> None:
+    chart = lines_of(status_of(report("0.5", "0.4", "0.6", isUpperBound=True), None))[4:]
+    assert chart[1:] == [
+        "iteration 1  ────────────────────────┊················  <= 0.500 [0.400, 0.600]",
+        "             0 %, floor 60 %                     100 %",
+    ]
+    assert len(lines_of(status_of(LabelAccuracyStatus(method="None")))) == 2
+
+
+def test_verdicts_of_the_newest_audit_are_shown_as_text_never_as_markup() -> None:
+    wrong = LabelSample(question="[red]1+1", label="3", truth="2", right=False)
+    right = LabelSample(question="2+2", label="4", right=True)
+    samples = [sample.to_dict() for sample in (wrong, right)]
+    newest = report("0.5", "0.4", "0.6", samples=samples)
+    assert lines_of(status_of(report("0.9", "0.8", "0.95"), newest))[-3:] == [
+        "some verdicts on the newest labels",
+        "wrong · [red]1+1  label 3, auditor 2",
+        "right · 2+2  label 4",
+    ]
