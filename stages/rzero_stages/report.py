@@ -90,6 +90,12 @@ def render(
         sections=report_figures.sections(run, iterations),
         outcomes=report_figures.OUTCOMES | {"band": "in the band"},
         samples=report_samples.choose(run.spec.labels, iterations),
+        verdicts=[
+            (entry.iteration, sample)
+            for entry in status.iterations
+            if entry.label_accuracy is not None
+            for sample in entry.label_accuracy.samples
+        ],
     )
 
 

@@ -25,7 +25,7 @@ from rzero_core.status import (
     StageStatus,
 )
 from rzero_core.store import ArtifactStore
-from rzero_core.task import BadConfiguration
+from rzero_core.task import BadConfiguration, LabelSample
 from rzero_operator.accuracy_chart import numbers
 from rzero_operator.connection import ClusterError, Target, context_names, status_of
 from rzero_operator.kubectl import app
@@ -248,7 +248,8 @@ def test_a_report_of_the_status_alone_leaves_storage_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeRun(tmp_path / "run").whole()
-    fake.audits = {1: AUDIT}
+    wrong = LabelSample(question="1+<b>1", label="3", truth="2", right=False)
+    fake.audits = {1: AUDIT.model_copy(update={"samples": [wrong]})}
     status, manifest = fake.write()
 
     def refuse(*_arguments: object) -> None:
@@ -262,5 +263,6 @@ def test_a_report_of_the_status_alone_leaves_storage_alone(
     assert "Written from the run's status alone." in text
     assert "Left out: votes lie in storage, not in the status." in text
     assert "71.0\u00a0%" in text
+    assert "What the auditor said of some labels" in text and "1+&lt;b&gt;1" in text
     assert "questions kept for Solver training" in text
     assert "Every number comes from the run's status.<" in text
