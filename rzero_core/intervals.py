@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 CONFIDENCE = 0.95
 """Of every interval that is reported; `at_confidence` gives the others."""
+_NARROWEST = 1e-7
+"""Reported ends have six digits, so that no interval is narrower but a point."""
 
 
 class Interval(NamedTuple):
@@ -104,7 +106,8 @@ def at_confidence(interval: Interval, confidence: float, certain: bool = False) 
     Bounds that are `certain`, the worst case and the best, are the same at every confidence.
     """
     p, width = interval.estimate, interval.width
-    if certain or confidence == CONFIDENCE or width <= 0 or width >= 1:
+    # A width of rounding alone gives no n away: the quadratic formula has no digits left for it.
+    if certain or confidence == CONFIDENCE or width < _NARROWEST or width >= 1:
         return interval
     a, b, c = (width * width - 1) / 4, width * width / 2 - p * (1 - p), width * width / 4
     u = (-b - math.sqrt(b * b - 4 * a * c)) / (2 * a)

@@ -85,9 +85,10 @@ class LabelAccuracyStatus(Wire):
     estimate: str | None = None
     """Decimal string; absent: unknown."""
     lower: str | None = None
-    """Lower end of the 95 % interval, a decimal string."""
+    """Lower end of the 95 % interval, a decimal string; by Programmatic: if all labels that it
+    could not judge are wrong."""
     upper: str | None = None
-    """Upper end of the 95 % interval, a decimal string."""
+    """Upper end of the 95 % interval, a decimal string; by Programmatic: if all these are right."""
     sample_size: int = Field(0, ge=0)
     """Labels that were judged."""
     abstained: int = Field(0, ge=0)

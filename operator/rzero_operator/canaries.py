@@ -9,7 +9,7 @@ from statistics import median
 from typing import NamedTuple
 
 from rzero_core.run import Stage
-from rzero_core.status import IterationStatus, RunStatus, StageState
+from rzero_core.status import LONGEST_CANARY, IterationStatus, RunStatus, StageState
 
 FEWEST = 5
 """Iterations before that a band needs. With five of them a figure that only varies by chance leaves
@@ -43,7 +43,7 @@ def found(status: RunStatus, iteration: int) -> list[str]:
             lower, upper = max(0.0, band[0]), min(1.0, band[1])
             shown = f"{name}: {share.value:.3f}, outside the band from {lower:.3f} to {upper:.3f}"
             told.append(f"{shown} of {len(history)} iterations before")
-    return told
+    return [line[:LONGEST_CANARY] for line in told]
 
 
 def mean_agreement(group: IterationStatus) -> Share | None:
@@ -75,7 +75,9 @@ def _figures(group: IterationStatus) -> dict[str, Share]:
             # Votes on one question are alike, so that they count as one.
             shares[name] = Share(value, metrics.get("questions", metrics[whole]))
     agreement = mean_agreement(group)
-    return shares | ({"mean agreement": agreement} if agreement is not None else {})
+    shares |= {"mean agreement": agreement} if agreement is not None else {}
+    # Who edits a status, or reports a result, may write any numbers.
+    return {n: s for n, s in shares.items() if 0 <= s.value <= 1 and s.questions >= 1}
 
 
 def _band(history: list[float], questions: float) -> tuple[float, float] | None:

@@ -21,7 +21,7 @@ from rzero_operator.local import LocalRunner, check_inputs
 from rzero_operator.manifests import ManifestError, load, without_effect_locally
 from rzero_operator.report_process import write_report
 from rzero_operator.terminal import LiveDisplay, PlainDisplay
-from rzero_operator.views import overview
+from rzero_operator.views import closing_lines, overview
 
 _P = ParamSpec("_P")
 BAD_MANIFEST = 64
@@ -122,7 +122,7 @@ def status(
     manifest: Manifest,
     json: Annotated[bool, typer.Option("--json", help="The whole status, as JSON.")] = False,
 ) -> None:
-    """Show iterations, stages, attempts and main figures, also while the run goes on."""
+    """Show iterations, stages, attempts and label accuracy, also while the run goes on."""
     declared = load(manifest)
     folder = RunFolder(declared)
     if not folder.status_path.exists():
@@ -137,9 +137,11 @@ def status(
     if not console.is_terminal:
         # Lines stay whole for grep.
         console.width = 1000
-    spec = declared.spec
+    spec, reported = declared.spec, folder.read_status()
     floor = spec.label_accuracy.floor
-    console.print(overview(declared.metadata.name, spec.iterations, floor, folder.read_status()))
+    console.print(overview(declared.metadata.name, spec.iterations, floor, reported))
+    for line in closing_lines(reported):
+        console.print(line, markup=False, highlight=False)
 
 
 @app.command()

@@ -7,7 +7,6 @@ a user who says `resume`, is heard at any time.
 """
 
 from dataclasses import replace
-from decimal import Decimal
 
 from rzero_core import guardrail
 from rzero_core.guardrail import Audit, Outcome, Verdict
@@ -261,7 +260,8 @@ def _audit(status: RunStatus, group: IterationStatus) -> Audit | None:
     if len(ends) < 3:
         return None
     looks = [
-        int(Decimal(entry.metrics.get("auditLooks", "1")))
+        # At most as many as there can be: 1e9999999 would keep an exact integer busy for minutes.
+        int(max(1, min(guardrail.LOOKS, float(entry.metrics.get("auditLooks", "1")))))
         for entry in group.stages
         if entry.stage is Stage.BUILD_CURRICULUM and entry.state is StageState.DONE
     ]

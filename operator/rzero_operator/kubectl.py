@@ -18,7 +18,7 @@ from rzero_core.task import BadConfiguration
 from rzero_operator import kubectl_completion as complete
 from rzero_operator.conditions import TERMINAL, condition_of
 from rzero_operator.connection import ClusterError, Connection, Target, skewed, status_of
-from rzero_operator.guardrails import is_held
+from rzero_operator.guardrails import is_held, is_stopped
 from rzero_operator.jobs import RESUME_ANNOTATION, RETRY_ANNOTATION
 from rzero_operator.kubectl_logs import StageLogs
 from rzero_operator.pods import MAIN
@@ -91,7 +91,7 @@ def status(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Show the runs, or one run's iterations, stages and attempts with their main figures."""
+    """Show the runs, or one run's iterations, stages, attempts and label accuracy."""
     connection = Connection(Target(namespace, context, kubeconfig))
     if name is None:
         _list(connection, everywhere=all_namespaces, json=json)
@@ -248,7 +248,7 @@ def _has_ended(raw: dict[str, Any]) -> bool:
     """Whether nothing is left to do; a run that succeeded goes on when its iterations grow."""
     reported = status_of(raw)
     if reported.phase is Phase.SUCCEEDED:
-        return bool(reported.iteration >= raw["spec"]["iterations"])
+        return bool(reported.iteration >= raw["spec"]["iterations"]) or is_stopped(reported)
     return reported.phase in TERMINAL
 
 

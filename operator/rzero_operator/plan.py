@@ -24,6 +24,7 @@ from rzero_operator.decision import (
     StopAttempt,
 )
 from rzero_operator.draft import Draft, put_entry
+from rzero_operator.history import fitted
 from rzero_operator.repair import repair
 from rzero_operator.summary import summarized
 from rzero_operator.tasks import Step, build_task, shards_of, steps
@@ -91,7 +92,7 @@ class _Decider:
             status, draft.message, generation, self.time, draft.blocked, draft.reason
         ) + guardrails.told(status, generation, self.time)
         draft = draft.put(observed_generation=generation, conditions=told)
-        draft = replace(draft, status=summarized(self.spec, draft.status))
+        draft = replace(draft, status=fitted(summarized(self.spec, draft.status)))
         if draft.blocked and (before is None or before.reason != draft.blocked):
             draft = draft.tell(draft.blocked, draft.message, warning=True)
         return draft

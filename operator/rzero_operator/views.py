@@ -155,20 +155,24 @@ def figures(entry: StageStatus) -> list[str]:
 
 def _findings(stage: Stage, metrics: dict[str, float]) -> list[str]:
     """What a user asks first about a finished stage; nothing where it did not report it."""
+    has = metrics.keys()
     match stage:
-        case Stage.TRAIN_CHALLENGER | Stage.TRAIN_SOLVER if "rewardFirst" in metrics:
+        case Stage.TRAIN_CHALLENGER | Stage.TRAIN_SOLVER if metrics.keys() >= {
+            "rewardFirst",
+            "rewardLast",
+        }:
             return [f"reward {metrics['rewardFirst']:.3f} → {metrics['rewardLast']:.3f}"]
-        case Stage.GENERATE_QUESTIONS if "valid" in metrics:
+        case Stage.GENERATE_QUESTIONS if has >= {"valid", "questions"}:
             return [f"{metrics['valid']:.0f} of {metrics['questions']:.0f} questions valid"]
-        case Stage.LABEL_QUESTIONS if metrics.get("questions"):
+        case Stage.LABEL_QUESTIONS if metrics.get("questions") and "agreementSum" in has:
             return [f"mean agreement {metrics['agreementSum'] / metrics['questions']:.3f}"]
-        case Stage.BUILD_CURRICULUM if "kept" in metrics:
+        case Stage.BUILD_CURRICULUM if has >= {"kept", "questions"}:
             top_up = [f"{metrics['short']:.0f} short"] if metrics.get("short") else []
             return [f"{metrics['kept']:.0f} of {metrics['questions']:.0f} kept", *top_up]
         case Stage.EVALUATE:
             # Bounds of intervals stand in the report.
             return [
-                f"{name} {value:.3f}"
+                f"{name} {value:{'+' if name.endswith('.gain') else ''}.3f}"
                 for name, value in metrics.items()
                 if "." in name and not name.endswith(("Lower", "Upper"))
             ]

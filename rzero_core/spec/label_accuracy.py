@@ -95,9 +95,10 @@ class LabelAccuracy(Wire):
     auditor: Auditor = Auditor()
     """What estimates the share of right labels."""
     sample_size: int = Field(300, ge=1)
-    """Labels audited in an iteration."""
+    """Labels that an oracle judges in an iteration: twice or three times as many where these leave
+    the interval too wide. Programmatic judges all that it can."""
     floor: float = Field(0.60, ge=0.0, le=1.0)
-    """Pseudo-label accuracy below which the guardrail acts."""
+    """Pseudo-label accuracy below which the guardrail acts, once it is certain."""
     max_drop: float = Field(0.10, ge=0.0, le=1.0)
     """Loss of pseudo-label accuracy since the previous or the best iteration above which the
     guardrail acts, unless held-out scores certainly rise."""

@@ -64,7 +64,8 @@ def judge(
     looks = 0
     while looks < LOOKS:
         size = min(len(curriculum), task.label_accuracy.sample_size * (looks + 1))
-        if looks and desk.affordable() < size - len(verdicts):
+        # What a lost attempt paid for is there already: a look that it took is taken again.
+        if looks and desk.unanswered(strata.larger(size)) > desk.affordable():
             break
         looks += 1
         strata.enlarge(size)

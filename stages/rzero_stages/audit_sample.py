@@ -41,11 +41,11 @@ class Strata:
     @property
     def sample(self) -> list[LabeledQuestion]:
         """What was drawn so far; at first, `first`."""
-        return [
-            question
-            for stratum, drawn in zip(self._strata, self._drawn, strict=True)
-            for question in stratum[:drawn]
-        ]
+        return self._first(self._drawn)
+
+    def larger(self, size: int) -> list[LabeledQuestion]:
+        """The sample that `enlarge` would leave."""
+        return self._first(self._enlarged(size))
 
     def enlarge(self, size: int) -> None:
         """Draw more, up to `size`, in proportion and 20 of each stratum at least.
@@ -53,10 +53,7 @@ class Strata:
         The sample holds the one before. It may be larger than `size`, where that one had more of a
         stratum.
         """
-        counts = allocate([len(stratum) for stratum in self._strata], size, _PER_STRATUM)
-        self._drawn = [
-            max(before, count) for before, count in zip(self._drawn, counts, strict=True)
-        ]
+        self._drawn = self._enlarged(size)
 
     def audited(self, verdicts: Mapping[str, Verdict]) -> list[AuditedStratum]:
         """The verdicts on the sample, counted by stratum."""
@@ -66,6 +63,18 @@ class Strata:
             counts = (says.count(True), says.count(False), says.count(None))
             found.append(AuditedStratum(len(stratum), *counts))
         return found
+
+    def _enlarged(self, size: int) -> list[int]:
+        counts = allocate([len(stratum) for stratum in self._strata], size, _PER_STRATUM)
+        return [max(before, count) for before, count in zip(self._drawn, counts, strict=True)]
+
+    def _first(self, counts: Sequence[int]) -> list[LabeledQuestion]:
+        """So many questions of each stratum."""
+        return [
+            question
+            for stratum, count in zip(self._strata, counts, strict=True)
+            for question in stratum[:count]
+        ]
 
     def _join(self, most: int) -> None:
         strata = self._strata

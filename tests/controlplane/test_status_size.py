@@ -1,5 +1,7 @@
 """The longest run has a history that still fits one object of a real API server and its etcd."""
 
+import pytest
+
 from rzero_core.guardrail import Outcome
 from rzero_core.run import Stage
 from rzero_core.status import (
@@ -17,7 +19,8 @@ from rzero_core.status import (
     StageStatus,
 )
 from rzero_core.task import LONGEST_SAMPLE, MOST_SAMPLES, LabelSample, RunRef, stage_prefix
-from rzero_operator.tasks import OUTPUT
+from rzero_operator.history import fitted
+from rzero_operator.tasks import OUTPUT, POOL_STAGES
 from tests.cluster.control_plane import ControlPlane
 from tests.controlplane.operator_process import RUNS, create_run, install_crd, status_of
 
@@ -40,13 +43,14 @@ SAMPLE = LabelSample(question=TEXT, label=TEXT, truth=TEXT, right=False)
 TIME = "2026-01-01T00:00:00Z"
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
 def test_the_history_of_the_longest_run_fits_the_status_of_one_object(
-    control_plane: ControlPlane, namespace: str
+    control_plane: ControlPlane, namespace: str, rounds: int
 ) -> None:
     install_crd(control_plane)
     name = "r" * 40
     run = create_run(control_plane, namespace, name, iterations=ITERATIONS)
-    status = longest(RunRef(name=name, uid=run["metadata"]["uid"]))
+    status = fitted(longest(RunRef(name=name, uid=run["metadata"]["uid"]), rounds))
 
     path = f"{RUNS.format(namespace)}/{name}/status"
     control_plane.api().request("PUT", path, run | {"status": status.to_dict()})
@@ -54,14 +58,14 @@ def test_the_history_of_the_longest_run_fits_the_status_of_one_object(
     assert status_of(control_plane, namespace, name) == status
 
 
-def longest(run: RunRef) -> RunStatus:
-    """A run of the most iterations, each of which did all that can be told of one in one round."""
+def longest(run: RunRef, rounds: int) -> RunStatus:
+    """A run of the most iterations, each of which did all that can be told of one."""
     numbers = range(ITERATIONS + 1)
     return RunStatus(
         observed_generation=1,
         phase=Phase.FAILED,
         iteration=ITERATIONS,
-        iterations=[iteration(run, number) for number in numbers],
+        iterations=[iteration(run, number, rounds) for number in numbers],
         conditions=[
             Condition(
                 type=name,
@@ -75,11 +79,15 @@ def longest(run: RunRef) -> RunStatus:
     )
 
 
-def iteration(run: RunRef, number: int) -> IterationStatus:
+def iteration(run: RunRef, number: int, rounds: int) -> IterationStatus:
     share = {"estimate": SHARE, "lower": SHARE, "upper": SHARE, "sample_size": 100_000}
     return IterationStatus(
         iteration=number,
-        stages=[stage(run, number, name) for name in Stage],
+        stages=[
+            stage(run, number, name, round)
+            for name in Stage
+            for round in range(1, rounds + 1 if name in POOL_STAGES else 2)
+        ],
         label_accuracy=LabelAccuracyStatus(
             **share,
             abstained=100_000,
@@ -97,9 +105,10 @@ def iteration(run: RunRef, number: int) -> IterationStatus:
     )
 
 
-def stage(run: RunRef, number: int, name: Stage) -> StageStatus:
+def stage(run: RunRef, number: int, name: Stage, round: int) -> StageStatus:
     return StageStatus(
         stage=name,
+        round=round,
         state=StageState.DONE,
         attempts=54,
         execution=run.uid,
@@ -107,7 +116,7 @@ def stage(run: RunRef, number: int, name: Stage) -> StageStatus:
         preemptions=50,
         started_at=TIME,
         finished_at=TIME,
-        outputs={OUTPUT[name]: stage_prefix(ROOT, run, number, name)},
+        outputs={OUTPUT[name]: stage_prefix(ROOT, run, number, name, round)},
         # Names have some ten letters.
         metrics={f"metricName{i:02d}": SHARE for i in range(METRICS[name])},
         manifest_digest="d" * 64,

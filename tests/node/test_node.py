@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
-from tempfile import gettempdir
 from threading import Thread
 from typing import Any
 
@@ -74,23 +73,25 @@ def test_nothing_is_left_of_a_node(tmp_path: Path) -> None:
         wait(cluster, "condition=Ready", "pod/left")
         assert traces() != before
 
+    assert not cluster.folder.exists()
     assert traces_without_a_node(tmp_path) == before
 
 
 def test_the_next_node_removes_what_a_killed_one_left(tmp_path: Path) -> None:
     before = traces_without_a_node(tmp_path)
     words = "import time; from tests.cluster.node import node_cluster\n"
-    words += f"with node_cluster(wait_seconds={NODE_WAIT_SECONDS}):\n"
-    words += "    print('up', flush=True); time.sleep(600)"
+    words += f"with node_cluster(wait_seconds={NODE_WAIT_SECONDS}) as cluster:\n"
+    words += "    print(cluster.folder, flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", words], stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
-        assert owner.stdout.readline() == b"up\n"
+        folder = Path(owner.stdout.readline().decode().strip())
         os.kill(owner.pid, signal.SIGKILL)
     assert traces() != before
 
     with node_cluster(wait_seconds=NODE_WAIT_SECONDS):
         pass
 
+    assert not folder.exists()
     assert traces_without_a_node(tmp_path) == before
 
 
@@ -112,8 +113,6 @@ def traces() -> dict[str, object]:
         "rules": [row for row in rules.splitlines() if "KUBE" in row or "kube-proxy" in row],
         "processes": sum(b"rzero-node" in command for command in commands),
         "folders": {folder: sorted(folder.glob("*")) for folder in FOLDERS if folder.exists()},
-        # Of one that waits for its turn it is empty.
-        "temporary": list(Path(gettempdir()).glob("rzero-node-*/*")),
         "sysctls": {name: Path("/proc/sys", name).read_text() for name in SYSCTLS},
     }
 

@@ -41,6 +41,18 @@ def test_a_sample_is_not_enlarged_beyond_what_the_budget_can_pay(tmp_path: Path)
     assert (found(result).sample_size, found(result).abstained, len(requests)) == (60, 0, 120)
 
 
+def test_looks_that_a_lost_attempt_paid_for_are_taken_again_at_no_cost(tmp_path: Path) -> None:
+    pool = spider_pool(400, lambda n: n % 4 > 0)
+    with oracle_server(legs) as (url, requests):
+        first = audit(tmp_path, pool, oracle(url, 40, max_calls=280))
+        assert (first.metrics["auditLooks"], len(requests)) == (3.0, 240)
+        # The pod was lost before its curriculum was there; 40 calls would not pay for a look.
+        (Path(first.outputs["curriculum"]) / "manifest.json").unlink()
+        again = audit(tmp_path, pool, oracle(url, 40, max_calls=280))
+    assert (again.metrics["auditLooks"], len(requests)) == (3.0, 240)
+    assert found(again) == found(first)
+
+
 def test_the_budget_of_tokens_holds_and_what_is_left_abstains(tmp_path: Path) -> None:
     outcome, calls = judge(tmp_path, legs, 100, max_total_tokens=5000)
     # Of 107 tokens a call, and those on their way when it was reached.

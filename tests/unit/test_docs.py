@@ -16,6 +16,8 @@ from rzero_core.spec.storage import Storage
 from rzero_core.store import ArtifactStore
 from rzero_core.task import RunRef
 from rzero_operator import cli, kubectl
+from rzero_operator.metrics import Metrics
+from rzero_stages import live_metrics
 
 PAGES = [
     Path("README.md"),
@@ -80,6 +82,20 @@ def test_the_index_in_the_readme_has_every_page() -> None:
     text = Path("README.md").read_text("utf-8")
     for page in Path("docs").glob("*.md"):
         assert f"]({page})" in text
+
+
+def test_monitoring_names_every_metric_and_every_alert_and_no_other() -> None:
+    text = Path("docs/monitoring.md").read_text("utf-8")
+    suffixes = {"counter": "_total", "info": "_info"}
+    families = [f.name + suffixes.get(f.type, "") for f in Metrics().registry.collect()]
+    ours = {name for name in families if name.startswith("rzero_")}
+    ours |= {series.name for series in live_metrics.SERIES}
+    ours |= {live_metrics.PROGRESS, live_metrics.GPU_MEMORY, live_metrics.STORAGE_DURATION}
+    ours |= {f"{live_metrics.STORAGE_REQUESTS}_total"}
+    assert set(re.findall(r"`(rzero_\w+)`", text)) == ours
+    groups = yaml.safe_load(Path("charts/rzero/files/rules.yaml").read_text("utf-8"))["groups"]
+    alerts = {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
+    assert set(re.findall(r"\[(RZero\w+)\]", text)) == alerts
 
 
 def test_the_tiny_run_of_a_cluster_is_the_one_of_a_laptop_with_other_storage() -> None:

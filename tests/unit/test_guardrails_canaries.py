@@ -1,5 +1,6 @@
 """Canaries: figures that leave the band of the iterations before are told, and nothing else."""
 
+import re
 from typing import Any
 
 import pytest
@@ -133,6 +134,31 @@ def test_all_canaries_at_once_fit_the_status() -> None:
     assert len(found) == 6 <= MOST_CANARIES
     assert max(map(len, found)) <= LONGEST_CANARY
     GuardrailStatus.parse({"outcome": "Healthy", "message": "", "canaries": found})
+
+
+@pytest.mark.parametrize("wild", ["1e150", "1e200", "1e400", "-1", "0"])
+@pytest.mark.parametrize("name", ["kept", "questions", "agreementSum"])
+@pytest.mark.parametrize("iteration", [1, 6])
+def test_numbers_that_no_stage_counts_do_not_keep_the_plan_from_deciding(
+    wild: str, name: str, iteration: int
+) -> None:
+    edited = iterations(*[{BUILT: {"kept": 500, "questions": 1000, "agreementSum": 400}}] * 6)
+    edited.iterations[iteration - 1].stages[0].metrics[name] = wild
+    told = canaries.found(edited, 6)
+    assert all(re.search(r": [01]\.\d{3}, outside the band from [01]\.", line) for line in told)
+
+
+@pytest.mark.parametrize("wild", [0.0, 1e-300])
+def test_votes_on_no_question_have_no_band(wild: float) -> None:
+    voted = {VOTED: {"questions": wild, "votes": 10, "abstained": 1}}
+    strange = {VOTED: voted[VOTED] | {"abstained": 9}}
+    assert canaries.found(iterations(*[voted] * 5, strange), 6) == []
+
+
+def test_a_canary_of_wild_numbers_fits_the_status() -> None:
+    figures = {"probesLost": 1e300, "probesGained": 1.0, "probesPValue": 0.0}
+    (told,) = canaries.found(iterations({BUILT: {}}, {BUILT: figures}), 2)
+    assert told.startswith("probes: 1000") and len(told) == LONGEST_CANARY
 
 
 def test_a_canary_is_told_once_and_the_run_goes_on() -> None:

@@ -183,6 +183,26 @@ def test_a_sample_that_was_enlarged_three_times_is_judged_more_strictly() -> Non
     assert healthy(once.status).reason == "LabelAccuracyBelowFloor"
 
 
+@pytest.mark.parametrize("looks", ["1e9999999", "-1e9999999", "2.5"])
+def test_looks_that_nobody_took_are_read_in_no_time(looks: str) -> None:
+    world = declare("Pause")
+    play(world, {1: audit(0.4)})
+    entry = world.status.find(1, Stage.BUILD_CURRICULUM)
+    assert entry is not None
+    entry.metrics["auditLooks"] = looks
+    world.turn()
+    assert healthy(world.status).reason == "LabelAccuracyBelowFloor"
+
+
+@pytest.mark.parametrize("upper", ["0.500000001", "0.50000000000001"])
+def test_an_interval_narrower_than_any_auditor_reports_is_a_point(upper: str) -> None:
+    world = declare("Stop", floor=0.6)
+    found = LabelAudit(estimate=0.5, lower=0.5, upper=float(upper), sample_size=9, method="Oracle")
+    play(world, {1: 0.9, 2: found})
+    assert trained(world) == [1]
+    assert healthy(world.status).reason == "LabelAccuracyBelowFloor"
+
+
 def test_a_curriculum_that_was_not_audited_says_nothing() -> None:
     world = declare("Stop")
     play(world, {})

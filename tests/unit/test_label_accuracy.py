@@ -148,6 +148,15 @@ def test_certain_bounds_hold_at_any_confidence_and_their_margins_add_up() -> Non
     assert la.difference(before, worst_to_best).lower > 0.05
 
 
+@pytest.mark.parametrize(
+    "narrow", [(0.5, 0.5, 0.500000001), (0.3, 0.3 - 1e-13, 0.3), (0.0, 0.0, 1e-200)]
+)
+def test_an_interval_too_narrow_to_give_a_sample_away_stays_as_it_is(
+    narrow: tuple[float, float, float],
+) -> None:
+    assert at_confidence(la.Interval(*narrow), 0.9) == la.Interval(*narrow)
+
+
 def test_a_weighted_sum_has_the_margins_of_its_parts() -> None:
     part = la.wilson(80, 100)
     assert weighted_sum([(1.0, part)]) == pytest.approx(part)
