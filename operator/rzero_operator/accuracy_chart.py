@@ -15,7 +15,8 @@ _FLOOR, _ESTIMATE, _BETWEEN, _BESIDE = "┊", "●", "─", "·"
 def chart(status: RunStatus, floor: float) -> Table | None:
     """One line an iteration whose label accuracy is known, and the newest verdicts; None without.
 
-    An upper bound has no dot: accuracy may be anywhere below it.
+    An upper bound has no dot: accuracy may be anywhere below it. What another auditor had found
+    and the present one judged again has a second line.
     """
     known = [group for group in status.iterations if _is_known(group)]
     if not known:
@@ -24,6 +25,12 @@ def chart(status: RunStatus, floor: float) -> Table | None:
     for group in known:
         found = group.label_accuracy
         assert found is not None
+        if (again := found.earlier) is not None:
+            earlier = LabelAccuracyStatus(
+                estimate=again.estimate, lower=again.lower, upper=again.upper, method=found.method
+            )
+            name = f"iteration {group.iteration - 1} again"
+            shown.add_row(name, bar(earlier, floor), numbers(earlier))
         shown.add_row(f"iteration {group.iteration}", bar(found, floor), numbers(found))
     shown.add_row("", _scale(floor), "")
     return shown

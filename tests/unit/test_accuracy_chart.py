@@ -47,6 +47,16 @@ def test_an_upper_bound_has_no_estimate_and_what_is_unknown_no_line() -> None:
     assert len(lines_of(status_of(LabelAccuracyStatus(method="None")))) == 2
 
 
+def test_what_was_judged_again_stands_above_what_it_is_compared_with() -> None:
+    again = {"estimate": "0.7", "lower": "0.65", "upper": "0.75", "sampleSize": 100}
+    status = status_of(report("0.9", "0.9", "0.9"), report("0.5", "0.45", "0.55", earlier=again))
+    assert [line.split("  ")[0] for line in lines_of(status)[5:8]] == [
+        "iteration 1",
+        "iteration 1 again",
+        "iteration 2",
+    ]
+
+
 def test_verdicts_of_the_newest_audit_are_shown_as_text_never_as_markup() -> None:
     wrong = LabelSample(question="[red]1+1", label="3", truth="2", right=False)
     right = LabelSample(question="2+2", label="4", right=True)
