@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rzero_core.status import IterationStatus, LabelAccuracyStatus, RunStatus
 
@@ -36,14 +37,25 @@ def chart(status: RunStatus, floor: float) -> Table | None:
     return shown
 
 
-def verdicts(status: RunStatus) -> Iterator[str]:
-    """Some verdicts of the newest audit, as it chose them; markup is escaped."""
+def verdicts(status: RunStatus) -> Iterator[Text]:
+    """Some verdicts of the newest audit, as it chose them."""
     groups = [group.label_accuracy for group in status.iterations if group.label_accuracy]
     for sample in groups[-1].samples if groups else ():
         color, word = ("green", "right") if sample.right else ("red", "wrong")
         truth = f", auditor {sample.truth}" if sample.truth is not None else ""
         asked = f"{sample.question}  label {sample.label}{truth}"
-        yield f"[{color}]{word}[/] · {escape(asked)}"
+        # As text, not as escaped markup, which would lose backslashes of LaTeX.
+        yield Text.assemble((word, color), " · ", printable(asked))
+
+
+def printable(text: str) -> str:
+    """Text that anybody may have written, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def plain(text: str) -> str:
+    """Printable text for markup, none of which it is."""
+    return escape(printable(text))
 
 
 def numbers(found: LabelAccuracyStatus) -> str:

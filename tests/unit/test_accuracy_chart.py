@@ -2,9 +2,18 @@
 
 from rich.console import Console
 
-from rzero_core.status import IterationStatus, LabelAccuracyStatus, RunStatus
+from rzero_core.guardrail import Outcome
+from rzero_core.run import Stage
+from rzero_core.status import (
+    GuardrailStatus,
+    IterationStatus,
+    LabelAccuracyStatus,
+    RunStatus,
+    StageState,
+    StageStatus,
+)
 from rzero_core.task import LabelSample
-from rzero_operator.views import overview
+from rzero_operator.views import closing_lines, overview
 
 
 def status_of(*reports: LabelAccuracyStatus | None) -> RunStatus:
@@ -67,3 +76,23 @@ def test_verdicts_of_the_newest_audit_are_shown_as_text_never_as_markup() -> Non
         "wrong · [red]1+1  label 3, auditor 2",
         "right · 2+2  label 4",
     ]
+
+
+def test_a_label_in_latex_keeps_all_its_backslashes() -> None:
+    sample = LabelSample(question="\\sqrt[n]{x} \\[b", label="\\", truth="x\\", right=False)
+    newest = report("0.5", "0.4", "0.6", samples=[sample.to_dict()])
+    assert lines_of(status_of(newest))[-1] == "wrong · \\sqrt[n]{x} \\[b  label \\, auditor x\\"
+
+
+def test_nothing_that_a_status_holds_is_obeyed_by_the_terminal() -> None:
+    wild = "\x1b]0;title\x07\x1b[2J\x9b2J\u202e"
+    sample = LabelSample(question=wild, label=wild, truth=wild, right=False)
+    found = LabelAccuracyStatus(method=wild, samples=[sample])
+    entry = StageStatus(
+        stage=Stage.EVALUATE, state=StageState.DONE, message=wild, metrics={f"{wild}.mean": "1"}
+    )
+    verdict = GuardrailStatus(outcome=Outcome.UNKNOWN, message=wild, canaries=[wild])
+    group = IterationStatus(iteration=1, stages=[entry], label_accuracy=found, guardrail=verdict)
+    status = RunStatus(iterations=[group], best_checkpoint=wild)
+    shown = "".join([*lines_of(status), *closing_lines(status)])
+    assert shown.count("title") == 9 and shown.isprintable()
