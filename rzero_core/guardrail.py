@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rzero_core.intervals import Interval, at_confidence, difference
+from rzero_core.intervals import Interval, at_confidence, difference, wilson
 
 ALPHA = 0.05
 """Chance of a false alarm of one rule in one iteration."""
@@ -50,6 +50,8 @@ class Audit:
     """Whether it only says how high accuracy can be; such an audit never decides."""
     again: bool = False
     """Whether labels that another auditor had judged were judged again by this one."""
+    judged: int = 0
+    """Labels that were judged; 0 where nobody says."""
     certain: bool = False
     """Whether the interval reaches from the worst case to the best: the same at any confidence."""
 
@@ -134,12 +136,33 @@ def drop(audits: Sequence[Audit], alpha: float = ALPHA) -> tuple[int, Interval] 
     found = []
     for base, level in levels:
         confidence = 1 - 2 * level
-        # What is comparable has one auditor, so that both bounds are certain, or neither.
-        before, now = (at_confidence(a.accuracy, confidence, a.certain) for a in (base, newest))
-        loss = difference(before, now, newest.certain)
+        loss = _loss(base, newest, confidence)
         if loss.lower > 0 and loss.estimate >= LEAST_DROP:
             found.append((base.iteration, loss))
     return max(found, key=lambda item: item[1].estimate, default=None)
+
+
+def _loss(base: Audit, newest: Audit, confidence: float) -> Interval:
+    """How much less right the Solver's labels are, of all questions like those of the curricula.
+
+    A curriculum is one draw of such questions: also where all its labels were judged, its accuracy
+    varies as a sample of so many does.
+    """
+    # What is comparable has one auditor, so that both bounds are certain, or neither.
+    before, now = (at_confidence(a.accuracy, confidence, a.certain) for a in (base, newest))
+    loss = difference(before, now, newest.certain)
+    if not (base.judged and newest.judged):
+        return loss
+    drawn = difference(_drawn(base, confidence), _drawn(newest, confidence))
+    below, above = loss.estimate - drawn.lower, drawn.upper - loss.estimate
+    if newest.certain:
+        return Interval(loss.estimate, loss.lower - below, loss.upper + above)
+    return Interval(loss.estimate, min(loss.lower, drawn.lower), max(loss.upper, drawn.upper))
+
+
+def _drawn(audit: Audit, confidence: float) -> Interval:
+    """The interval if the labels that were judged were all that could tell."""
+    return wilson(audit.accuracy.estimate * audit.judged, audit.judged, confidence)
 
 
 def comparable(audits: Sequence[Audit]) -> list[Audit]:

@@ -248,7 +248,14 @@ def _again(group: IterationStatus) -> Audit | None:
     earlier = report.earlier
     ends = Interval(float(earlier.estimate), float(earlier.lower), float(earlier.upper))
     certain = report.method == AuditorType.PROGRAMMATIC
-    return Audit(group.iteration - 1, ends, auditor=report.method, again=True, certain=certain)
+    return Audit(
+        group.iteration - 1,
+        ends,
+        auditor=report.method,
+        again=True,
+        judged=earlier.sample_size,
+        certain=certain,
+    )
 
 
 def _audit(status: RunStatus, group: IterationStatus) -> Audit | None:
@@ -271,6 +278,7 @@ def _audit(status: RunStatus, group: IterationStatus) -> Audit | None:
         auditor=report.method,
         looks=max(looks, default=1),
         upper_bound=report.is_upper_bound,
+        judged=report.sample_size,
         # Labels that cannot be computed are no matter of chance.
         certain=report.method == AuditorType.PROGRAMMATIC,
     )

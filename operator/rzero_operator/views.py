@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
@@ -20,6 +19,7 @@ from rzero_core.status import (
     StageStatus,
 )
 from rzero_operator import accuracy_chart
+from rzero_operator.accuracy_chart import plain, printable
 
 _MARKS = {
     StageState.DONE: "[green]done[/]",
@@ -52,14 +52,14 @@ def tree(name: str, iterations: int, status: RunStatus) -> Tree:
     for group in status.iterations:
         title = f"iteration {group.iteration}" if group.iteration else "base model"
         if group.label_accuracy is not None:
-            title += f" · label accuracy {escape(accuracy_chart.numbers(group.label_accuracy))}"
+            title += f" · label accuracy {plain(accuracy_chart.numbers(group.label_accuracy))}"
         branch = root.add(title)
         for entry in group.stages:
             branch.add(_entry_line(entry))
         if group.guardrail is not None:
             branch.add(_guardrail_line(group.guardrail))
             for canary in group.guardrail.canaries:
-                branch.add(f"[yellow]canary[/] · {escape(canary)}")
+                branch.add(f"[yellow]canary[/] · {plain(canary)}")
     return root
 
 
@@ -80,7 +80,7 @@ def table(runs: Sequence[Mapping[str, Any]], now: datetime, *, namespaces: bool)
         cells += [status.get("progress", ""), status.get("stage", "")]
         cells += [str(status.get("attempt") or ""), _newest_label_accuracy(status)]
         cells += [status.get("latestScore", ""), _age(metadata["creationTimestamp"], now)]
-        shown.add_row(*map(escape, cells))
+        shown.add_row(*map(plain, cells))
     return shown
 
 
@@ -89,15 +89,15 @@ def closing_lines(status: RunStatus) -> list[str]:
     lines = []
     for item in status.conditions:
         if (item.type, item.status) in _TOLD:
-            lines.append(f"{item.type} {item.status} ({item.reason}): {item.message}")
+            lines.append(printable(f"{item.type} {item.status} ({item.reason}): {item.message}"))
     if status.best_checkpoint is not None:
-        lines.append(f"best Solver: iteration {status.best_iteration}, {status.best_checkpoint}")
-        return lines
+        best = f"best Solver: iteration {status.best_iteration}, {status.best_checkpoint}"
+        return [*lines, printable(best)]
     for group in reversed(status.iterations):
         for entry in group.stages:
             if entry.stage is Stage.TRAIN_SOLVER and "checkpoint" in entry.outputs:
-                lines.append(f"Solver: iteration {group.iteration}, {entry.outputs['checkpoint']}")
-                return lines
+                last = f"Solver: iteration {group.iteration}, {entry.outputs['checkpoint']}"
+                return [*lines, printable(last)]
     return lines
 
 
@@ -129,7 +129,7 @@ def _guardrail_line(found: GuardrailStatus) -> str:
     parts = [f"guardrail [{_COLORS[found.outcome]}]{found.outcome}[/]"]
     if found.action is not None:
         parts.append(f"[bold]{found.action.lower()}[/]")
-    return " · ".join([*parts, escape(found.message)])
+    return " · ".join([*parts, plain(found.message)])
 
 
 def _entry_line(entry: StageStatus) -> str:
@@ -140,7 +140,7 @@ def _entry_line(entry: StageStatus) -> str:
         told = ", ".join(f"{count} {word}" for word, count in ends.items() if count)
         parts.append(f"{entry.attempts} attempts" + (f" ({told})" if told else ""))
     if entry.message:
-        parts.append(escape(entry.message))
+        parts.append(plain(entry.message))
     return " · ".join(parts)
 
 
@@ -172,7 +172,7 @@ def _findings(stage: Stage, metrics: dict[str, float]) -> list[str]:
         case Stage.EVALUATE:
             # Bounds of intervals stand in the report.
             return [
-                f"{name} {value:{'+' if name.endswith('.gain') else ''}.3f}"
+                f"{plain(name)} {value:{'+' if name.endswith('.gain') else ''}.3f}"
                 for name, value in metrics.items()
                 if "." in name and not name.endswith(("Lower", "Upper"))
             ]

@@ -5,8 +5,10 @@ again by the method of now (R4).
 """
 
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from rzero_core.label_accuracy import Interval
 from rzero_core.records import LabeledQuestion, Row, Verdict, read_jsonl
@@ -88,10 +90,11 @@ def samples(verdicts: Sequence[Verdict]) -> list[LabelSample]:
 def _shown(text: str) -> str:
     """The begin of a model's text on one line, without what a terminal would obey."""
     line = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
-    data = line.encode()
-    if len(data) <= LONGEST_SAMPLE:
+    # As JSON, which doubles the backslashes of LaTeX: a result has little room.
+    sizes = list(accumulate(len(c.encode()) + (c in '"\\') for c in line))
+    if not sizes or sizes[-1] <= LONGEST_SAMPLE:
         return line
-    return data[: LONGEST_SAMPLE - 3].decode(errors="ignore") + "\u2026"
+    return line[: bisect_right(sizes, LONGEST_SAMPLE - 3)] + "\u2026"
 
 
 def judged_again(accuracy: Interval, size: int) -> EarlierLabelAudit:

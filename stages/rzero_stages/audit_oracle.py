@@ -104,15 +104,16 @@ def _judge_again(
     """
     questions = archive.questions
     least = min(_LEAST_AGAIN, len(questions))
-    size = min(task.label_accuracy.sample_size, desk.affordable(), len(questions))
-    size = max(least, size)
+    most = max(least, min(task.label_accuracy.sample_size, len(questions)))
+    size = max(least, min(most, desk.affordable()))
     seen = {verdict.id for verdict in archive.verdicts if verdict.auditor == desk.identity}
     seed = derive_seed(task.seed, task.iteration, task.stage, "audit", "again")
-    strata = Strata(questions, max(size, len(seen)), seed, seen)
+    # In one order whatever is left to spend: an attempt after a lost one draws what that paid for.
+    strata = Strata(questions, max(most, len(seen)), seed, seen)
     if len(strata.sample) < least:
         strata.enlarge(size)
     elif desk.unanswered(strata.sample) > desk.affordable():
-        strata = Strata(questions, size, seed)
+        strata = Strata(questions, most, seed)
         strata.enlarge(size)
     if desk.unanswered(strata.sample) > desk.affordable():
         log.warning("the budget has nothing left for the labels of the iteration before")

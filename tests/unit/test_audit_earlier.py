@@ -8,9 +8,10 @@ import pytest
 from audit_makers import audit, auditing, found, oracle, probe, spider_pool, spiders, voted
 from oracle_server import Reply, asked, legs, oracle_server, says
 
-from rzero_core.records import VotedProbe, VotedQuestion
-from rzero_core.run import AuditorType, LabelAccuracy
-from rzero_core.task import EarlierLabelAudit, LabelAudit, StageResult
+from rzero_core.records import Verdict, VotedProbe, VotedQuestion
+from rzero_core.run import AuditorType, LabelAccuracy, Labels
+from rzero_core.task import MAX_RESULT_BYTES, EarlierLabelAudit, LabelAudit, StageResult
+from rzero_stages import audit_archive
 
 NOBODY, COMPUTE = auditing(AuditorType.NONE), auditing(AuditorType.PROGRAMMATIC)
 
@@ -194,6 +195,51 @@ def test_answers_for_the_labels_of_before_are_kept_for_the_next_attempt(tmp_path
         again = second(tmp_path, first, fresh(120), oracle(url, 110))
     assert len(requests) == paid
     assert found(again) == found(changed)
+
+
+def test_the_labels_of_before_cost_nothing_a_second_time_whatever_is_left(tmp_path: Path) -> None:
+    def nine_tenths_of_agreement(after: int) -> list[VotedQuestion]:
+        places = range(after + 1, after + 451)
+        return [voted(spiders(n), str(8 * n), 0.1 + 0.1 * (n % 9)) for n in places]
+
+    band = {"labels": Labels(votes=10, min_agreement=0.1, max_agreement=0.9)}
+    with oracle_server(legs) as (url, requests):
+        first = audit(tmp_path, nine_tenths_of_agreement(0), NOBODY, **band)
+        given = {"iteration": 2, "previous": first.outputs["curriculum"], **band}
+        limited = oracle(url, 200, max_calls=820)
+        changed = audit(tmp_path, nine_tenths_of_agreement(10_000), limited, **given)
+        assert (earlier(changed).sample_size, len(requests)) == (140, 680)
+        # The pod was lost; what is left would not pay for as many, nor for a hundred others.
+        (Path(changed.outputs["curriculum"]) / "manifest.json").unlink()
+        again = audit(tmp_path, nine_tenths_of_agreement(10_000), limited, **given)
+    assert (earlier(again).sample_size, len(requests)) == (100, 680)
+
+
+def test_the_largest_result_of_an_audit_fits_a_termination_message(tmp_path: Path) -> None:
+    with oracle_server(legs) as (url, _):
+        before = audit(tmp_path, spider_pool(60, three_quarters), NOBODY, probes_of(30, 30))
+        all_at_once = second(tmp_path, before, fresh(60), oracle(url, 20), probes_of(30, 30))
+    assert earlier(all_at_once).sample_size == 60
+    text = "\\" * 500
+    verdict = Verdict(
+        id="q", text=text, label=text, agreement=0.5, auditor="o", right=False, truth=text
+    )
+    report = found(all_at_once).model_copy(
+        update={
+            "method": "Oracle " + "\U0001f600" * 100 + " x64 #12345678, Rogan-Gladen",
+            "samples": audit_archive.samples([verdict] * 3),
+        }
+    )
+    names = [*all_at_once.metrics, "ratersBound", "computable"]
+    largest = all_at_once.model_copy(
+        update={
+            "label_audit": report,
+            "metrics": dict.fromkeys(names, 123456.789),
+            "outputs": {"curriculum": f"s3://{'r' * 1019}/{'n' * 40}-12345678/i0100/curriculum"},
+        }
+    )
+    assert len(names) == 41
+    assert len(largest.to_json().encode()) <= MAX_RESULT_BYTES
 
 
 def sums(right: int, wrong: int, others: int = 0) -> list[VotedQuestion]:

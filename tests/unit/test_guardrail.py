@@ -94,6 +94,24 @@ def test_level_runs_rarely_alarm_and_a_fall_by_ten_points_mostly_does() -> None:
     assert alarms(0.79, 0.79, 0.69) > 0.94
 
 
+@pytest.mark.parametrize("certain", [True, False])
+def test_small_curricula_that_were_judged_as_a_whole_rarely_alarm_either(*, certain: bool) -> None:
+    """Their accuracy is known, but which questions the Challenger wrote was a matter of chance."""
+    rng = np.random.default_rng(0)
+
+    def alarms(n: int, *truths: float) -> float:
+        runs = (rng.binomial(n, truths, (1000, len(truths))) / n).tolist()
+        return sum(drop([whole(i, p, n) for i, p in enumerate(run)]) is not None for run in runs)
+
+    def whole(iteration: int, share: float, n: int) -> Audit:
+        return Audit(iteration, Interval(share, share, share), judged=n, certain=certain)
+
+    for n in (32, 64, 128, 300):
+        assert alarms(n, 0.75, 0.75) < 65
+        assert alarms(n, 0.75, 0.75, 0.75, 0.75) < 65
+    assert alarms(300, 0.79, 0.65) > 940
+
+
 def test_the_floor_decides_with_the_upper_90_percent_bound() -> None:
     sample = wilson(280, 500)
     edge = wilson(280, 500, 0.90).upper

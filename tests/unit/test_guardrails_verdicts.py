@@ -183,6 +183,19 @@ def test_a_sample_that_was_enlarged_three_times_is_judged_more_strictly() -> Non
     assert healthy(once.status).reason == "LabelAccuracyBelowFloor"
 
 
+@pytest.mark.parametrize(("n", "iterations"), [(64, [1, 2, 3]), (640, [1])])
+def test_what_may_be_chance_in_a_small_curriculum_is_no_drop_though_all_of_it_was_judged(
+    n: int, iterations: list[int]
+) -> None:
+    def computed(share: float) -> LabelAudit:
+        ends = {"estimate": share, "lower": share, "upper": share}
+        return LabelAudit(**ends, sample_size=n, method="Programmatic")
+
+    world = declare("Stop")
+    play(world, {1: computed(0.81), 2: computed(0.69), 3: computed(0.81)})
+    assert trained(world) == iterations
+
+
 @pytest.mark.parametrize("looks", ["1e9999999", "-1e9999999", "2.5"])
 def test_looks_that_nobody_took_are_read_in_no_time(looks: str) -> None:
     world = declare("Pause")
