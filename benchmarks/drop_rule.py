@@ -43,7 +43,7 @@ def alarm_rates() -> list[dict[str, Any]]:
 def _drop_rate(rng: np.random.Generator, truths: Sequence[float], n: int) -> float:
     counts = rng.binomial(n, truths, (DRAWS, len(truths))).tolist()
     alarms = (
-        drop([Audit(place, wilson(x, n)) for place, x in enumerate(run)]) is not None
+        drop([Audit(place, wilson(x, n), judged=n) for place, x in enumerate(run)]) is not None
         for run in counts
     )
     return sum(alarms) / DRAWS
@@ -55,9 +55,11 @@ def _three_looks(rng: np.random.Generator, p: float) -> float:
     looks = rng.binomial(100, p, (DRAWS, 3)).cumsum(axis=1).tolist()
     alarms = 0
     for base, counts in zip(baselines, looks, strict=True):
-        before = Audit(1, wilson(base, 300))
+        before = Audit(1, wilson(base, 300), judged=300)
         for look, x in enumerate(counts, start=1):
-            found = judge([before, Audit(2, wilson(x, 100 * look), looks=look)], floor=0.0)
+            n = 100 * look
+            now = Audit(2, wilson(x, n), looks=look, judged=n)
+            found = judge([before, now], floor=0.0)
             if found.outcome is Outcome.DROPPED:
                 alarms += 1
             if found.outcome is not Outcome.INCONCLUSIVE:

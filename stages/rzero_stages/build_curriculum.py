@@ -4,6 +4,7 @@ Needs no model and no accelerator. Every question that is dropped is counted by 
 labels of a curriculum that is large enough are audited, so that what they are worth is part of it.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,8 @@ from rzero_stages import audit, audit_archive, audit_probes
 from rzero_stages.published import Rows, once
 
 VOTES = "votes.jsonl"
+
+log = logging.getLogger(__name__)
 
 
 class Drop(StrEnum):
@@ -60,7 +63,20 @@ def outcome(question: VotedQuestion, labels: Labels) -> Drop | None:
     return Drop.TIE if question.label is None else None
 
 
+def _with_previous(task: BuildCurriculumTask, store: ArtifactStore) -> BuildCurriculumTask:
+    """The task, without the iteration before where that is damaged: an audit can do without it."""
+    if task.previous is None:
+        return task
+    try:
+        store.manifest(task.previous)
+    except BadData as error:
+        log.warning("the iteration before is left out of the audit: %s", error)
+        return task.model_copy(update={"previous": None})
+    return task
+
+
 def _build(task: BuildCurriculumTask, store: ArtifactStore) -> Rows:
+    task = _with_previous(task, store)
     seen: set[str] = set()
     drops: Counter[Drop] = Counter()
     tenths: Counter[int] = Counter()

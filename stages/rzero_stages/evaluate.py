@@ -20,7 +20,7 @@ from rzero_core.manifest import sha256_of
 from rzero_core.records import HeldOutQuestion, ScoredQuestion, read_jsonl
 from rzero_core.run import Dataset
 from rzero_core.store import ArtifactStore, InputRef
-from rzero_core.task import BadData, EvaluateTask, StageResult, derive_seed
+from rzero_core.task import MAX_RESULT_BYTES, BadData, EvaluateTask, StageResult, derive_seed
 from rzero_stages import progress
 from rzero_stages.published import Rows, once
 from rzero_stages.sampler import Completion, Sampler
@@ -29,6 +29,8 @@ from rzero_stages.sampling import open_sampler
 RESAMPLES = 2000
 MEASURES = ("greedy", "mean", "majority")
 _METRIC_BYTES = 2800
+_BESIDE_BYTES = 500
+"""Of a result, beside its metrics and the place of its artifact."""
 _SCORES = "scores.jsonl"
 _Z = 1.959964
 """Of a two-sided confidence of 95 %."""
@@ -105,7 +107,8 @@ def _evaluate(task: EvaluateTask, store: ArtifactStore, sampler: Sampler | None)
     files = [ref for _, _, ref in sets]
     counts["gradingSeconds"] = round(answers.grading_seconds(), 3)
     before = _read_scores(store, task.previous)
-    metrics = counts | _scores(intervals, _gains(scored, before))
+    room = min(_METRIC_BYTES, MAX_RESULT_BYTES - _BESIDE_BYTES - len(task.prefix.encode()))
+    metrics = counts | _scores(intervals, _gains(scored, before), room)
     inputs = [task.solver, *([task.previous] if task.previous and before else [])]
     return Rows("scores", scored, metrics, inputs=inputs, files=files)
 
@@ -141,7 +144,8 @@ def _shares(
     for row in rows:
         same = (row.dataset, row.question, row.answer)
         seen[same] += 1
-        yield (*same, seen[same]), sum(row.right) / len(row.right)
+        if row.right:
+            yield (*same, seen[same]), sum(row.right) / len(row.right)
 
 
 def _read(dataset: Dataset, store: ArtifactStore) -> tuple[list[HeldOutQuestion], InputRef]:
@@ -219,9 +223,9 @@ def _measures(rows: Sequence[ScoredQuestion]) -> NDArray[np.float64]:
 
 
 def _scores(
-    intervals: Mapping[str, Sequence[Interval]], gains: Mapping[str, Interval]
+    intervals: Mapping[str, Sequence[Interval]], gains: Mapping[str, Interval], room: int
 ) -> dict[str, float]:
-    """Scores, gains and bounds; of many datasets only what fits a result (scores.jsonl has all).
+    """Scores, gains and bounds; of many datasets what `room` bytes hold (scores.jsonl has all).
 
     The bounds of scores go first, then greedy and majority, then the gains, all of them at once: a
     gain over some datasets only would favour these.
@@ -240,6 +244,6 @@ def _scores(
     }
     means = {name: value for name, value in estimates.items() if name.endswith(".mean")}
     for metrics in (estimates | rises | bounds, estimates | rises, means | rises):
-        if len(json.dumps(metrics)) <= _METRIC_BYTES:
+        if len(json.dumps(metrics)) <= room:
             return metrics
     return means

@@ -28,7 +28,7 @@ from rzero_stages.oracle_identity import identity, is_ill_posed
 from rzero_stages.published import scratch, versions
 
 _BATCH = 64
-"""Questions that are asked together, and whose answers are then brought to safety."""
+"""Answers that are asked for together and then brought to safety: what a lost pod can cost."""
 _CALLS = "oracleCalls"
 """Metric: calls of all attempts, also those that brought no answer."""
 _TOKENS = "oracleTokens"
@@ -133,8 +133,9 @@ class OracleDesk:
         """The oracle's strict majority answer to each question (id, text); None: it abstains."""
         self._used |= dict.fromkeys(id for id, _ in questions)
         counter = progress.Counter(len(questions), "verdicts")
-        for start in range(0, len(questions), _BATCH):
-            batch = questions[start : start + _BATCH]
+        size = max(1, _BATCH // self._oracle.samples)
+        for start in range(0, len(questions), size):
+            batch = questions[start : start + size]
             self._ask(batch)
             counter.advance(len(batch))
         ids = [id for id, _ in questions]

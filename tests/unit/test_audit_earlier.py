@@ -57,6 +57,13 @@ def without_earlier(report: LabelAudit) -> LabelAudit:
     return report.model_copy(update={"earlier": None})
 
 
+def test_an_iteration_before_whose_manifest_is_damaged_is_no_reason_to_fail(tmp_path: Path) -> None:
+    first = audit(tmp_path, spider_pool(100, nine_tenths), NOBODY)
+    (Path(first.outputs["curriculum"]) / "manifest.json").write_text('{"of": "another version"}')
+    report = found(second(tmp_path, first, fresh(100, nine_tenths), NOBODY))
+    assert report.earlier is None and report.method == "None"
+
+
 @pytest.mark.parametrize("before", ["another model", "another prompt's samples", "None"])
 def test_another_oracle_judges_the_labels_of_before_as_well(tmp_path: Path, before: str) -> None:
     with oracle_server(legs) as (url, requests):
