@@ -17,7 +17,8 @@ from itertools import combinations
 from typing import ParamSpec, TypeVar
 
 from rzero_core.equality import samples
-from rzero_core.equality.canonical import MAX_LENGTH, MAX_NESTING, canonical, nesting
+from rzero_core.equality.brackets import nesting
+from rzero_core.equality.canonical import MAX_LENGTH, MAX_NESTING, canonical
 from rzero_core.equality.grader import SHARED
 from rzero_core.equality.keys import Key
 

@@ -14,7 +14,8 @@ from fractions import Fraction
 
 from rzero_core import answers, arithmetic
 from rzero_core.equality import samples
-from rzero_core.equality.canonical import canonical, nesting
+from rzero_core.equality.brackets import nesting
+from rzero_core.equality.canonical import canonical
 from rzero_core.equality.derivatives import (
     NotDifferentiable,
     derivative,

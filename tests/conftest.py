@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from s3_server import S3Server, s3_server
 
-from tests.cluster.build import NoGo
 from tests.cluster.node import NodeCluster, node_cluster
+from tests.cluster.skips import skip_without_programs
 
 # Threads that wait spinning take the processor from those they wait for, where cores are few.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -29,22 +29,16 @@ def pytest_runtest_makereport() -> Generator[None, Any, None]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
     """A running S3 server; its credentials are in the environment."""
-    try:
-        with s3_server() as server, pytest.MonkeyPatch.context() as patch:
-            for name, value in server.environment.items():
-                patch.setenv(name, value)
-            # Without this, a test without credentials asks a cloud's metadata service for some.
-            patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-            yield server
-    except NoGo as reason:
-        pytest.skip(str(reason))
+    with skip_without_programs(), s3_server() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        # Without this, a test without credentials asks a cloud's metadata service for some.
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield server
 
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[NodeCluster]:
     """A cluster with one real node and no fake ones; root and Debian's runc make it possible."""
-    try:
-        with node_cluster(wait_seconds=NODE_WAIT_SECONDS) as cluster:
-            yield cluster
-    except NoGo as reason:
-        pytest.skip(str(reason))
+    with skip_without_programs(), node_cluster(wait_seconds=NODE_WAIT_SECONDS) as cluster:
+        yield cluster

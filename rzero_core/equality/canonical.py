@@ -2,8 +2,8 @@
 written.
 
 `canonical` cleans the LaTeX, recognizes what kind of answer it is (number, quantity, tuple, set,
-interval, matrix, choice, text, expression) and reads its parts by the same rules. Pure Python,
-microseconds for plain numbers.
+interval, matrix, choice, text, expression) and reads its parts by the same rules; what has no parts
+is read by `single_values`. Pure Python, microseconds for plain numbers.
 """
 
 import math
@@ -11,26 +11,15 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from rzero_core.equality import expressions, normal_form
+from rzero_core.equality.brackets import closes_at, nesting, split_outside
 from rzero_core.equality.keys import Key
 from rzero_core.equality.latex import clean
 from rzero_core.equality.quantities import quantity
+from rzero_core.equality.single_values import single_value
 
 MAX_LENGTH = 256
 """Characters of an answer; a longer one is compared as it stands."""
 MAX_NESTING = 8
-
-
-def nesting(text: str) -> int:
-    """The deepest level of brackets in a text."""
-    depth = deepest = 0
-    for character in text:
-        if character in "{[(":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in ")]}":
-            depth -= 1
-    return deepest
 
 
 @lru_cache(maxsize=1 << 16)
@@ -53,11 +42,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,30}")
 
 
 _CHOICE = re.compile(r"(?:\(([A-Z])\)|\[([A-Z])\]|([A-Z])[).:]?)")
-_WORDS = re.compile(r"[A-Za-z](?:[A-Za-z' ]|(?<=[a-z]{2})-(?=[a-z]{2}))*[A-Za-z.]")
-_VARIABLE_RUN = re.compile(r"[abc]+|[xyz]+|[uvw]+|[pqrs]+|[kmn]+|[xyt]+")
-_LETTER_RUN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _THOUSANDS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])")
-_MIXED = re.compile(r"(-?)([0-9]+) (?:([0-9]+)\s?/\s?([0-9]+))")
 _ALIASES = {
     "no solution": r"\emptyset", "no solutions": r"\emptyset", "empty set": r"\emptyset",
     "the empty set": r"\emptyset", r"\{\}": r"\emptyset", r"\{ \}": r"\emptyset",
@@ -90,7 +75,7 @@ def _read(text: str) -> Key:
         key = reader(text)
         if key is not None:
             return key
-    return _expression(text, plain)
+    return single_value(plain)
 
 
 def _unwrap(text: str) -> str:
@@ -100,41 +85,10 @@ def _unwrap(text: str) -> str:
         text = text.strip().rstrip(" ,;:")
         if text.endswith(".") and not text.endswith("..."):
             text = text[:-1].rstrip()
-        if text.startswith("{") and text.endswith("}") and _closes_at(text, 0) == len(text) - 1:
+        if text.startswith("{") and text.endswith("}") and closes_at(text, 0) == len(text) - 1:
             text = text[1:-1]
         if text == before:
             return text
-
-
-def _closes_at(text: str, start: int) -> int:
-    """Where the bracket opened at `start` closes, -1 if nowhere. Kinds may mix, as in [0, 1)."""
-    depth = 0
-    for index in range(start, len(text)):
-        if text[index] in "([{":
-            depth += 1
-        elif text[index] in ")]}":
-            depth -= 1
-            if depth == 0:
-                return index
-    return -1
-
-
-def _split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """The pieces of a text between separators that stand outside all brackets."""
-    pieces, depth, start, index = [], 0, 0, 0
-    while index < len(text):
-        character = text[index]
-        match = separator.match(text, index) if depth == 0 else None
-        if match:
-            pieces.append(text[start:index])
-            start = index = match.end()
-            continue
-        if character in "([{«" or text.startswith(r"\langle", index):
-            depth += 1
-        elif character in ")]}»" or text.startswith(r"\rangle", index):
-            depth -= 1
-        index += 1
-    return [*pieces, text[start:]]
 
 
 _MATRIX = re.compile(r"\\begin\{([pb]?|small)(matrix|array)\}(?:\{[^{}]*\})?(.*)\\end\{\1\2\}")
@@ -155,7 +109,7 @@ _CUP = re.compile(r"\\cup(?![A-Za-z])")
 
 
 def _union(text: str) -> Key | None:
-    pieces = _split(text, _CUP)
+    pieces = split_outside(text, _CUP)
     if len(pieces) < 2:
         return None
     name, _, first = pieces[0].rpartition(r"\in ")
@@ -179,9 +133,9 @@ def _list(text: str) -> Key | None:
     joined = (
         _THOUSANDS.sub(lambda m: m.group(1).replace(",", ""), text) if not _brackets(text) else text
     )
-    if joined != text and len(_split(joined, _SEPARATOR)) == 1:
+    if joined != text and len(split_outside(joined, _SEPARATOR)) == 1:
         return _read(joined)
-    pieces = _split(joined, _SEPARATOR)
+    pieces = split_outside(joined, _SEPARATOR)
     if len(pieces) < 2 or not all(piece.strip() for piece in pieces):
         return None
     keys = [_read(piece) for piece in pieces]
@@ -211,7 +165,7 @@ _NAME = re.compile(
 
 
 def _relation(text: str) -> Key | None:
-    sides = [side.strip() for side in _split(text, _RELATION)]
+    sides = [side.strip() for side in split_outside(text, _RELATION)]
     if len(sides) < 2:
         return None
     signs = _RELATION.findall(re.sub(r"[(\[{«][^()\[\]{}»]*[)\]}»]", "", text))
@@ -291,13 +245,11 @@ def _bracketed(text: str) -> Key | None:
         inner, kind = text[2:-2], "set"
     elif text.startswith(r"\langle") and text.endswith(r"\rangle"):
         inner, kind = text[7:-7], "tuple"
-    elif (
-        text[:1] in ("(", "[") and text[-1:] in (")", "]") and _closes_at(text, 0) == len(text) - 1
-    ):
+    elif text[:1] in ("(", "[") and text[-1:] in (")", "]") and closes_at(text, 0) == len(text) - 1:
         inner, kind = text[1:-1], "tuple" if text[0] == "(" and text[-1] == ")" else "interval"
     else:
         return None
-    pieces = _split(inner, _COMMA)
+    pieces = split_outside(inner, _COMMA)
     if kind == "set":
         builder = _SET_BUILDER.fullmatch(inner)
         if builder and (condition := _read(builder.group(2))).kind == "assign":
@@ -346,81 +298,3 @@ def _plus_minus(text: str) -> Key | None:
         return None
     keys = [_read(_PLUS_MINUS.sub(lambda _, sign=sign: sign, text)) for sign in "+-"]  # type: ignore[misc]
     return Key("list", _ordered(keys), text)
-
-
-def _expression(text: str, plain: str) -> Key:
-    """A number, a symbolic expression, or else LaTeX for the grader, words, or an opaque text."""
-    if _is_words(plain):
-        return Key("text", _words(plain), plain)
-    mixed = _MIXED.fullmatch(plain)
-    if mixed and 0 < int(mixed.group(3)) < int(mixed.group(4)):
-        sign, whole, above, below = mixed.groups()
-        value = int(whole) + Fraction(int(above), int(below))
-        return Key("number", -value if sign else value, plain)
-    based = _BASED.fullmatch(plain)
-    if based and 2 <= (base := int(based.group(2))) <= 36:
-        digits = based.group(1)
-        if all(int(digit, 36) < base for digit in digits):
-            return Key("number", Fraction(int(digits, base)), plain)
-    try:
-        tree = expressions.parse(plain)
-        form = normal_form.normal_form(tree)
-    except normal_form.TooLarge:
-        return Key("opaque", plain)
-    except expressions.Unreadable:
-        return _unread(plain)
-    constant = normal_form.constant_of(form)
-    if constant is not None:
-        return Key("number", constant, plain, tree)
-    shown = _DEGREES.sub(r"{(\\frac{\1\\pi}{180})}", plain) if expressions.is_tame(tree) else ""
-    return Key("expr", normal_form.frozen(form), shown, tree)
-
-
-_BASED = re.compile(r"([0-9A-Fa-f]+)\s*_\s*\{?([0-9]{1,2})\}?")
-_DEGREES = re.compile(r"([0-9.]+)\s*°")
-"""The grader's parser would drop the sign and take radians."""
-
-
-def _is_words(plain: str) -> bool:
-    if _WORDS.fullmatch(plain):
-        return not _VARIABLE_RUN.fullmatch(plain)
-    runs = _LETTER_RUN.findall(re.sub(r"\\(?:begin|end)\{[^{}]*\}", "", plain))
-    return any(not _VARIABLE_RUN.fullmatch(run) for run in runs)
-
-
-def _words(plain: str) -> str:
-    return " ".join(re.sub(r"[\"'\u201c\u201d\u2018.,!?]", "", plain.casefold()).split()) or plain
-
-
-_MATHEMATICS = re.compile(r"\\[A-Za-z]|[\^_/+|=]|[0-9]\s*[-*]")
-_EXPONENT = re.compile(r"\^\s*\{?\s*-?\s*\(?([^{}()]*)")
-
-
-def _unread(plain: str) -> Key:
-    if not _MATHEMATICS.search(plain) or not plain.isascii():
-        return Key("text", _words(plain), plain)
-    squeezed = re.sub(r"\{([A-Za-z0-9])\}", r"\1", plain.replace(" ", ""))
-    return Key("latex" if _is_harmless(squeezed) else "opaque", squeezed, plain)
-
-
-_TOO_MUCH = re.compile(
-    r"[0-9]{5,}!|[)}!]!|\\binom\{?[0-9]{5}|__|`|\^\{[^{}]*\^\{?[A-Za-z]|(?:\\int.*){3}"
-)
-
-
-def _is_harmless(text: str) -> bool:
-    """The size guard for what we could not read: no towers, no long exponents, no large factorials
-    or binomials.
-    """
-    if _TOO_MUCH.search(text) or text.count("^") > 12:
-        return False
-    for match in _EXPONENT.finditer(text):
-        exponent = match.group(1)
-        following = text[match.end() : match.end() + 1]
-        if re.search(r"[0-9]{5}|!", exponent) or (
-            exponent.endswith("^") and exponent[:1].isdigit()
-        ):
-            return False
-        if re.search(r"[0-9]\^", exponent) or following == "^":
-            return False
-    return True

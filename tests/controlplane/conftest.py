@@ -4,19 +4,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.build import NoGo
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.control_plane import control_plane as start_control_plane
+from tests.cluster.skips import skip_without_programs
 
 
 @pytest.fixture(scope="session")
 def control_plane() -> Iterator[ControlPlane]:
     """A control plane with fake nodes and an audit log; tests take a namespace each."""
-    try:
-        with start_control_plane(audit=True) as cluster:
-            yield cluster
-    except NoGo as reason:
-        pytest.skip(str(reason))
+    with skip_without_programs(), start_control_plane(audit=True) as cluster:
+        yield cluster
 
 
 @pytest.fixture

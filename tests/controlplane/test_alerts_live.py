@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from prometheus_server import Prometheus, prometheus, static_scrape, wait_for
 
 from rzero_core.intervals import wilson
@@ -16,10 +15,10 @@ from rzero_core.run import Stage
 from rzero_core.status import GuardrailAction
 from rzero_core.task import LabelAudit
 from rzero_stages import live_metrics, progress
-from tests.cluster.build import NoGo
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fake_stages import FakeStages, fake_stages
 from tests.cluster.processes import free_ports
+from tests.cluster.skips import skip_without_programs
 from tests.cluster.stage_results import Outcome, Start
 from tests.controlplane.helm import Helm, one
 from tests.controlplane.operator_process import (
@@ -178,10 +177,8 @@ def test_the_series_of_a_stage_are_named_by_what_runs_and_continue_in_its_next_p
 
 def pod_monitor(folder: Path) -> dict[str, Any]:
     """The chart's, as Helm renders it."""
-    try:
+    with skip_without_programs():
         objects = Helm(folder / "helm").render("--set", "metrics.podMonitor.enabled=true")
-    except NoGo as reason:
-        pytest.skip(str(reason))
     return one(objects, "PodMonitor")
 
 

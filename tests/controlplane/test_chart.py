@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from tests.cluster.api import ApiError
-from tests.cluster.build import NoGo, program
+from tests.cluster.build import program
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.control_plane import control_plane as start_control_plane
+from tests.cluster.skips import skip_without_programs
 from tests.controlplane.helm import CHART, CRD_FILE, Helm, HelmError, previous_chart
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -38,12 +39,10 @@ LEASES = {"coordination.k8s.io/leases": {"get", "create", "update"}}
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ControlPlane]:
     """A control plane of its own: the CRD and who owns it are what these tests change."""
-    try:
+    with skip_without_programs():
         program("helm")
         with start_control_plane() as cluster:
             yield cluster
-    except NoGo as reason:
-        pytest.skip(str(reason))
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from rzero_operator.pods import StageDefaults
-from tests.cluster.build import NoGo, program
+from tests.cluster.build import program
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.control_plane import control_plane as start_control_plane
 from tests.cluster.openapi_schemas import write_schemas
+from tests.cluster.skips import skip_without_programs
 from tests.controlplane.helm import CHART, CRD_FILE, Helm, HelmError, one
 
 MONITORING = Path(__file__).with_name("monitoring_crds.yaml")
@@ -78,26 +79,21 @@ EVERYTHING = {
 
 @pytest.fixture(scope="module")
 def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
-    try:
+    with skip_without_programs():
         program("helm")
-    except NoGo as reason:
-        pytest.skip(str(reason))
     return Helm(tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ControlPlane]:
     """A control plane that knows the kinds of the chart and of the Prometheus operator."""
-    try:
-        with start_control_plane(fake_nodes=0) as cluster:
-            cluster.kubectl("apply", "-f", str(MONITORING), "-f", str(CHART / CRD_FILE))
-            for crd in ("servicemonitors", "podmonitors", "prometheusrules"):
-                cluster.wait_for_crd(f"{crd}.monitoring.coreos.com")
-            for name in ("here", "there", "monitoring"):
-                cluster.kubectl("create", "namespace", name)
-            yield cluster
-    except NoGo as reason:
-        pytest.skip(str(reason))
+    with skip_without_programs(), start_control_plane(fake_nodes=0) as cluster:
+        cluster.kubectl("apply", "-f", str(MONITORING), "-f", str(CHART / CRD_FILE))
+        for crd in ("servicemonitors", "podmonitors", "prometheusrules"):
+            cluster.wait_for_crd(f"{crd}.monitoring.coreos.com")
+        for name in ("here", "there", "monitoring"):
+            cluster.kubectl("create", "namespace", name)
+        yield cluster
 
 
 def settings(number: int) -> list[str]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.build import NoGo, program
+from tests.cluster.build import program
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.control_plane import control_plane as start_control_plane
 from tests.cluster.fake_stages import fake_stages
+from tests.cluster.skips import skip_without_programs
 from tests.controlplane.helm import CHART, Helm
 from tests.controlplane.operator_process import (
     OperatorProcess,
@@ -38,14 +39,12 @@ DONE = {
 @pytest.fixture
 def cluster() -> Iterator[ControlPlane]:
     """A control plane of its own, for the chart brings the CRD."""
-    try:
+    with skip_without_programs():
         program("helm")
         with start_control_plane(audit=True) as cluster:
             for name in (HOME, "team", "other"):
                 cluster.kubectl("create", "namespace", name)
             yield cluster
-    except NoGo as reason:
-        pytest.skip(str(reason))
 
 
 def test_one_operator_serves_all_namespaces_with_the_rights_of_the_chart(

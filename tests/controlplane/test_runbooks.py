@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from rzero_core.run import Stage
-from tests.cluster.build import NoGo
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fake_stages import fake_stages
+from tests.cluster.skips import skip_without_programs
 from tests.cluster.stage_results import Outcome, Start
 from tests.controlplane.helm import CHART, REPOSITORY, Helm
 from tests.controlplane.kubelet import logs_served
@@ -62,10 +62,8 @@ def shell(
     helm = Helm(folder / "helm", control_plane)
     alone = ("--set", "crds.install=false", "--set", "rbac.aggregateRoles=false")
     place = ("--namespace", OPERATOR_NAMESPACE)
-    try:
+    with skip_without_programs():
         helm("install", "rzero", CHART, *place, "--create-namespace", "--wait", *alone)
-    except NoGo as reason:
-        pytest.skip(str(reason))
     control_plane.kubectl("create", "namespace", NAMESPACE)
     with (
         operator(control_plane, folder),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.build import NoGo, program
+from tests.cluster.build import program
 from tests.cluster.control_plane import control_plane
 from tests.cluster.fake_stages import fake_stages
+from tests.cluster.skips import skip_without_programs
 from tests.controlplane.operator_process import operator
 
 PAGE = Path("docs/tutorial.md")
@@ -23,12 +24,10 @@ def test_every_command_of_the_tutorial_does_what_the_page_says(tmp_path: Path) -
     for name in ("charts", "examples", ".venv"):
         (tmp_path / name).symlink_to(Path(name).absolute())
     with ExitStack() as stack:
-        try:
+        with skip_without_programs():
             helm = Path(program("helm"))
             # Its own, for here the chart brings the CRD.
             cluster = stack.enter_context(control_plane())
-        except NoGo as reason:
-            pytest.skip(str(reason))
         variables = {
             **cluster.environment,
             "PATH": f"{helm.parent}:{os.environ['PATH']}",

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from rzero_core.run import RunSpec
+from rzero_core.run import RunSpec, Stage
 from rzero_core.status import Phase, RunStatus, StageStatus
 from rzero_core.task import LabelAudit, RunRef, StageResult, shard_prefix
 from rzero_operator.decision import (
@@ -21,6 +21,9 @@ from rzero_operator.plan import decide
 from rzero_operator.tasks import OUTPUT, Step
 
 RUN = RunIdentity(RunRef(name="test", uid="0123456789abcdef"))
+ROOT = "s3://bucket/base/test-01234567"
+"""Where RUN keeps what it writes."""
+CHALLENGER = Step(1, Stage.TRAIN_CHALLENGER)
 DATASETS = {"datasets": [{"name": "heldout", "uri": "heldout.jsonl"}]}
 
 
@@ -147,3 +150,11 @@ def results_of(
 
 def later(world: World, seconds: float) -> None:
     world.now += timedelta(seconds=seconds)
+
+
+def phase(world: World) -> Phase:
+    return world.status.phase
+
+
+def condition(status: RunStatus, name: str) -> tuple[str, str]:
+    return next((c.status, c.message) for c in status.conditions if c.type == name)
