@@ -43,7 +43,7 @@ class Audit:
     accuracy: Interval
     """At 95 %."""
     auditor: str = ""
-    """Identity of auditor, its model, prompt and answer equivalence: R4 compares only equals."""
+    """What judged, of an oracle its model, prompt and answer equivalence: R4 compares equals."""
     looks: int = 1
     """How many samples were drawn, each an extension of the last."""
     upper_bound: bool = False
@@ -65,8 +65,6 @@ class Verdict:
     """One sentence with the figures."""
     acts: bool = False
     """Whether onViolation applies: below the floor, or a drop of more than maxDrop."""
-    enlarge: bool = False
-    """Whether a larger sample is worth drawing."""
     since: int | None = None
     """Iteration that a drop is measured from."""
     loss: Interval | None = None
@@ -103,8 +101,7 @@ def judge(audits: Sequence[Audit], floor: float = 0.60, max_drop: float = 0.10) 
         message = f"accuracy fell by {_shown(loss)} since iteration {since}{_judged_again(audits)}"
         return Verdict(Outcome.DROPPED, message, acts, since=since, loss=loss)
     if wide:
-        more = newest.looks < LOOKS
-        return Verdict(Outcome.INCONCLUSIVE, _wide_message(newest, more), enlarge=more)
+        return Verdict(Outcome.INCONCLUSIVE, _wide_message(newest))
     return Verdict(Outcome.HEALTHY, f"accuracy is {_shown(newest.accuracy)}{_judged_again(audits)}")
 
 
@@ -193,6 +190,6 @@ def _judged_again(audits: Sequence[Audit]) -> str:
     return f"; iteration {before.iteration}, judged again, had {_shown(before.accuracy)}"
 
 
-def _wide_message(newest: Audit, more: bool) -> str:
-    end = "a larger sample is due" if more else f"even after {LOOKS} samples"
-    return f"accuracy is {_shown(newest.accuracy)}, too wide to tell: {end}"
+def _wide_message(newest: Audit) -> str:
+    after = f" after {newest.looks} samples" if newest.looks > 1 else ""
+    return f"accuracy is {_shown(newest.accuracy)}, too wide to tell{after}"

@@ -129,6 +129,9 @@ class ScoredQuestion(Wire):
     """Which of them are right."""
     majority_right: bool
     """Whether their majority answer is."""
+    settings: str | None = None
+    """What it depends on beside checkpoint and question: scores are compared while it stays the
+    same. None in older artifacts."""
 
 
 class StepRow(Wire):

@@ -85,7 +85,7 @@ class RunSpec(Ruled):
     """Base model: `hf://owner/name@revision`, `s3://…`, `file://…` or a path. Immutable."""
     iterations: int = Field(3, ge=1, le=100)
     """Rounds of co-evolution. May grow later: the run continues. At most 100, whose history still
-    fits the status of one object, with up to two top-ups each."""
+    fits the status of one object, with up to two top-ups each and a few datasets."""
     preset: Preset = Preset.IMPROVED
     """Where the values of fields come from that the manifest leaves out."""
     seed: int = Field(0, ge=0, le=2**31 - 1)

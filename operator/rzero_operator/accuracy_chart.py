@@ -14,7 +14,7 @@ _FLOOR, _ESTIMATE, _BETWEEN, _BESIDE = "┊", "●", "─", "·"
 
 
 def chart(status: RunStatus, floor: float) -> Table | None:
-    """One line an iteration whose label accuracy is known, and the newest verdicts; None without.
+    """A line an iteration whose label accuracy is known, above the scale; None without such.
 
     An upper bound has no dot: accuracy may be anywhere below it. What another auditor had found
     and the present one judged again has a second line.

@@ -17,6 +17,12 @@ it in 5 of 100 iterations, with ten in 2; with three it would be 13."""
 ALPHA = 0.01
 """Of the paired test on probes."""
 
+READ = frozenset(
+    {"valid", "questions", "abstained", "votes", "duplicates", "nearDuplicates"}
+    | {"probeDuplicates", "kept", "agreementSum"}
+)
+"""Metrics of earlier iterations that bands are made of."""
+
 
 class Share(NamedTuple):
     """A share of questions, or a mean of shares over them."""

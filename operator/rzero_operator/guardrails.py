@@ -65,16 +65,16 @@ def review(spec: RunSpec, draft: Draft) -> Draft:
         message=message,
         acts=verdict.acts,
         action=before.action if before else None,
-        canaries=canaries.found(status, group.iteration),
+        # Once, by the history as it was then.
+        canaries=before.canaries if before else canaries.found(status, group.iteration),
     )
     step = Step(group.iteration, Stage.BUILD_CURRICULUM)
     told = condition_of(status, CONDITION)
     if told is None or told.reason != reason_of(found.outcome):
         bad = found.outcome in (Outcome.DROPPED, Outcome.BELOW_FLOOR)
         draft = draft.tell(reason_of(found.outcome), message, step, warning=bad)
-    for canary in found.canaries:
-        if before is None or canary not in before.canaries:
-            draft = draft.tell(CANARY, f"iteration {group.iteration}: {canary}", step, warning=True)
+    for canary in found.canaries if before is None else ():
+        draft = draft.tell(CANARY, f"iteration {group.iteration}: {canary}", step, warning=True)
     return put_group(draft, group.iteration, guardrail=found)
 
 
@@ -88,19 +88,11 @@ def judge(spec: RunSpec, status: RunStatus) -> Verdict:
         return Verdict(Outcome.UNKNOWN, _unknown(group.label_accuracy))
     limits = spec.label_accuracy
     verdict = guardrail.judge(audits, limits.floor, limits.max_drop)
-    match verdict.outcome:
-        case Outcome.DROPPED:
-            message = verdict.message + _confidently_wrong(status, verdict.since, group)
-            verdict = replace(verdict, message=message)
-            return _unless_learning(status, group.iteration, verdict) if verdict.acts else verdict
-        case Outcome.INCONCLUSIVE:
-            # The auditor enlarged its sample as far as it could, before it reported.
-            looks, shown = audits[-1].looks, audits[-1].accuracy
-            after = f" after {looks} samples" if looks > 1 else ""
-            wide = f"[{shown.lower:.3f}, {shown.upper:.3f}], too wide to tell{after}"
-            return replace(verdict, message=f"accuracy is {shown.estimate:.3f} {wide}")
-        case _:
-            return verdict
+    if verdict.outcome is not Outcome.DROPPED:
+        return verdict
+    message = verdict.message + _confidently_wrong(status, verdict.since, group)
+    verdict = replace(verdict, message=message)
+    return _unless_learning(status, group.iteration, verdict) if verdict.acts else verdict
 
 
 def _confidently_wrong(status: RunStatus, since: int | None, newest: IterationStatus) -> str:
@@ -247,14 +239,13 @@ def _again(group: IterationStatus) -> Audit | None:
         return None
     earlier = report.earlier
     ends = Interval(float(earlier.estimate), float(earlier.lower), float(earlier.upper))
-    certain = report.method == AuditorType.PROGRAMMATIC
     return Audit(
         group.iteration - 1,
         ends,
         auditor=report.method,
         again=True,
         judged=earlier.sample_size,
-        certain=certain,
+        certain=_is_certain(report),
     )
 
 
@@ -279,9 +270,13 @@ def _audit(status: RunStatus, group: IterationStatus) -> Audit | None:
         looks=max(looks, default=1),
         upper_bound=report.is_upper_bound,
         judged=report.sample_size,
-        # Labels that cannot be computed are no matter of chance.
-        certain=report.method == AuditorType.PROGRAMMATIC,
+        certain=_is_certain(report),
     )
+
+
+def _is_certain(report: LabelAccuracyStatus) -> bool:
+    """Whether the interval is no matter of chance: what cannot be computed may be right or not."""
+    return report.method == AuditorType.PROGRAMMATIC
 
 
 def _unknown(report: LabelAccuracyStatus) -> str:

@@ -5,25 +5,28 @@ artifacts; a report of old iterations shows less.
 """
 
 from rzero_core.status import IterationStatus, RunStatus, StageState
+from rzero_operator import canaries
 
-LARGEST = 1_100_000
+LARGEST = 1_000_000
 """Bytes of a status as JSON; the API server stores more, for it notes who wrote each field."""
-_READ_LATER = frozenset({"bytes", "seconds", "shards", "short"})
-"""Metrics of old iterations that the plan, a repair, or a sum over the run reads."""
+_READ_LATER = frozenset({"bytes", "shards", "short"}) | canaries.READ
+"""Metrics of old iterations that the plan, a repair, or a sum over the run reads; and `*.mean`."""
+_LONGEST_MESSAGE = 200
 
 
 def fitted(status: RunStatus, largest: int = LARGEST) -> RunStatus:
-    """The status with fewer metrics, from the first iteration on, as far as its size demands it.
+    """The status with less of its first iterations, as far as its size demands it.
 
-    The newest two iterations keep all of theirs: scores are compared with those of the one before.
+    The newest two iterations stay whole: scores are compared with those of the one before. A status
+    of which nothing more can be left out may still be larger.
     """
-    excess = len(status.to_json()) - largest
+    excess = _size(status) - largest
     groups = list(status.iterations)
     for place, group in enumerate(groups[:-2]):
         if excess <= 0:
             break
         groups[place] = _thin(group)
-        excess -= len(group.to_json()) - len(groups[place].to_json())
+        excess -= _size(group) - _size(groups[place])
     return status.model_copy(update={"iterations": groups})
 
 
@@ -37,6 +40,16 @@ def _thin(group: IterationStatus) -> IterationStatus:
                 for name, value in entry.metrics.items()
                 if name in _READ_LATER or name.endswith(".mean")
             }
-            entry = entry.model_copy(update={"metrics": kept, "message": None})
+            entry = entry.model_copy(update={"metrics": kept})
         stages.append(entry)
-    return group.model_copy(update={"stages": stages})
+    changes: dict[str, object] = {"stages": stages}
+    if group.label_accuracy is not None:
+        changes["label_accuracy"] = group.label_accuracy.model_copy(update={"samples": []})
+    if (found := group.guardrail) is not None:
+        told = {"canaries": [], "message": found.message[:_LONGEST_MESSAGE]}
+        changes["guardrail"] = found.model_copy(update=told)
+    return group.model_copy(update=changes)
+
+
+def _size(part: RunStatus | IterationStatus) -> int:
+    return len(part.to_json().encode())

@@ -117,7 +117,21 @@ def stage(run: RunRef, number: int, name: Stage, round: int) -> StageStatus:
         started_at=TIME,
         finished_at=TIME,
         outputs={OUTPUT[name]: stage_prefix(ROOT, run, number, name, round)},
-        # Names have some ten letters.
-        metrics={f"metricName{i:02d}": SHARE for i in range(METRICS[name])},
+        metrics=dict.fromkeys(metrics(name), SHARE),
         manifest_digest="d" * 64,
     )
+
+
+def metrics(name: Stage) -> list[str]:
+    """Names of what a stage reports: first those that are never cut, then some of ten letters."""
+    never = {
+        Stage.GENERATE_QUESTIONS: ["valid", "questions", "shards"],
+        Stage.LABEL_QUESTIONS: ["questions", "abstained", "votes", "agreementSum", "shards"],
+        Stage.BUILD_CURRICULUM: [
+            *("questions", "duplicates", "nearDuplicates", "probeDuplicates", "kept"),
+            *("agreementSum", "short"),
+        ],
+        Stage.EVALUATE: [f"heldout-{number}.mean" for number in range(5)],
+    }
+    first = ["bytes", *never.get(name, [])]
+    return first + [f"metricName{i:02d}" for i in range(METRICS[name] - len(first))]

@@ -134,10 +134,10 @@ def test_bounds_that_are_certain_are_the_same_at_every_confidence() -> None:
     assert drop([replace(audit, certain=True) for audit in history]) is None
 
 
-def test_a_wide_interval_asks_for_at_most_three_samples() -> None:
+def test_a_wide_interval_is_told_with_how_many_samples_it_took() -> None:
     outcomes = [judge([Audit(1, wilson(38, 50), looks=looks)]) for looks in (1, 2, 3)]
     assert [found.outcome for found in outcomes] == [Outcome.INCONCLUSIVE] * 3
-    assert [found.enlarge for found in outcomes] == [True, True, False]
+    assert outcomes[0].message.endswith("too wide to tell")
     assert "after 3 samples" in outcomes[-1].message
 
 
@@ -194,5 +194,4 @@ def test_every_history_gets_one_verdict_and_only_certain_ones_act(
     assert isinstance(found, Verdict)
     assert found == judge(history)
     assert not found.acts or found.outcome in (Outcome.DROPPED, Outcome.BELOW_FLOOR)
-    assert not found.enlarge or found.outcome is Outcome.INCONCLUSIVE
     assert (found.loss is None) == (found.outcome is not Outcome.DROPPED)

@@ -2,20 +2,24 @@
 
 from pathlib import Path
 
+import pytest
 from fake_run import FakeRun
 from guarded_world import declare, play, trained
 from plan_world import make_spec
 
 from rzero_core.run import Stage
 from rzero_core.status import RunStatus
+from rzero_operator import plan
+from rzero_operator.decision import Event
 from rzero_operator.history import fitted
 from rzero_operator.scores import best, score
+from rzero_operator.tasks import Step
 from rzero_operator.views import tree
 from rzero_stages import report
 
 
 def size(status: RunStatus) -> int:
-    return len(status.to_json())
+    return len(status.to_json().encode())
 
 
 def test_a_history_that_fits_stays_as_it_is(tmp_path: Path) -> None:
@@ -48,6 +52,31 @@ def test_a_run_goes_on_from_a_history_that_was_cut() -> None:
     play(world, {4: 0.9}, scores)
     assert trained(world) == [1, 2, 3, 4]
     assert best(world.spec, world.status).iteration == 1
+
+
+def test_canaries_and_verdicts_are_the_same_from_a_history_that_was_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    metrics = {
+        Step(number, Stage.BUILD_CURRICULUM): {
+            **{"questions": 1000.0, "kept": 500.0 + number % 3 if number < 8 else 100.0},
+            **{"duplicates": 0.0, "nearDuplicates": 0.0, "agreementSum": 500.0, "other": 1.0},
+        }
+        for number in range(1, 9)
+    }
+    accuracies = {number: 0.9 if number < 8 else 0.7 for number in range(1, 9)}
+
+    def played() -> tuple[list[str], list[Event]]:
+        world = declare("Warn")
+        world.spec = make_spec(**{**world.spec.to_dict(), "iterations": 8})
+        play(world, accuracies, metrics=metrics)
+        verdict = world.status.iterations[-1].guardrail
+        assert verdict is not None and verdict.canaries
+        return [verdict.message, *verdict.canaries], world.events
+
+    whole = played()
+    monkeypatch.setattr(plan, "fitted", lambda status: fitted(status, 0))
+    assert played() == whole
 
 
 def test_a_cut_history_can_be_shown(tmp_path: Path) -> None:
