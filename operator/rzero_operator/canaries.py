@@ -13,7 +13,7 @@ from rzero_core.status import LONGEST_CANARY, IterationStatus, RunStatus, StageS
 
 FEWEST = 5
 """Iterations before that a band needs. With five of them a figure that only varies by chance leaves
-it in 5 of 100 iterations, with ten in 2; with three it would be 13."""
+it in 5 of 100 iterations, with ten in 2 (`benchmarks.coverage`)."""
 ALPHA = 0.01
 """Of the paired test on probes."""
 

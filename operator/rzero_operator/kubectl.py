@@ -15,7 +15,7 @@ from rich.console import Console
 from rzero_core.run import CoEvolutionRun, Stage
 from rzero_core.status import Phase
 from rzero_core.task import BadConfiguration
-from rzero_operator import kubectl_completion as complete
+from rzero_operator import kubectl_words as complete
 from rzero_operator.conditions import TERMINAL, condition_of
 from rzero_operator.connection import ClusterError, Connection, Target, skewed, status_of
 from rzero_operator.guardrails import is_held, is_stopped

@@ -96,11 +96,11 @@ def _computed(
     """
     verdicts = _compute(curriculum)
     metrics = found.metrics | {"computable": float(len(verdicts))}
-    counts, total = _Computed.of(verdicts, len(curriculum)), len(curriculum)
-    if counts.judged <= least * total:
+    counts = _Computed.of(verdicts, len(curriculum))
+    if counts.judged <= least * counts.total:
         unknown = found.result
         if found.result.sample_size == 0 and found.result.abstained == 0:
-            unknown = unknown.model_copy(update={"abstained": total})
+            unknown = unknown.model_copy(update={"abstained": counts.total})
         return replace(found, metrics=metrics, result=unknown)
     accuracy = counts.accuracy
     result = LabelAudit(
@@ -109,7 +109,7 @@ def _computed(
         upper=accuracy.upper,
         sample_size=counts.judged,
         right=counts.right,
-        abstained=total - counts.judged,
+        abstained=counts.total - counts.judged,
         method=str(AuditorType.PROGRAMMATIC),
     )
     archive = audit_archive.of_another_method(task, store, result)

@@ -105,7 +105,8 @@ def _judge_again(
     questions = archive.questions
     least = min(_LEAST_AGAIN, len(questions))
     most = max(least, min(task.label_accuracy.sample_size, len(questions)))
-    size = max(least, min(most, desk.affordable()))
+    # What a lost attempt paid for these labels is no reason to draw fewer of them.
+    size = max(least, min(most, desk.affordable(besides=questions)))
     seen = {verdict.id for verdict in archive.verdicts if verdict.auditor == desk.identity}
     seed = derive_seed(task.seed, task.iteration, task.stage, "audit", "again")
     # In one order whatever is left to spend: an attempt after a lost one draws what that paid for.

@@ -1,13 +1,14 @@
 """What is known without an oracle: how the votes fared on probes, and how high accuracy can be."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from rzero_core import answers
 from rzero_core.label_accuracy import Interval, calibrate, mcnemar, triplet
-from rzero_core.records import JudgedProbe, Question, Row, VotedProbe, VotedQuestion, read_jsonl
+from rzero_core.records import JudgedProbe, Question, VotedProbe, VotedQuestion
 from rzero_core.store import ArtifactStore
 from rzero_core.task import BadData
+from rzero_stages import audit_archive
 
 PROBES = "probes.jsonl"
 _FEWEST = 50
@@ -20,7 +21,7 @@ def read(store: ArtifactStore, votes: Iterable[str]) -> list[VotedProbe]:
     """The probes among the votes, each once; none where none were voted on."""
     found: dict[str, VotedProbe] = {}
     for uri in votes:
-        for probe in _rows(store, uri, VotedProbe):
+        for probe in audit_archive.rows(store, uri, PROBES, VotedProbe):
             found.setdefault(probe.id, probe)
     return list(found.values())
 
@@ -82,10 +83,11 @@ def _of_iteration(store: ArtifactStore, curriculum: str | None) -> dict[str, Jud
     if curriculum is None:
         return {}
     try:
-        return {probe.id: probe for probe in _rows(store, curriculum, JudgedProbe)}
+        probes = audit_archive.rows(store, curriculum, PROBES, JudgedProbe)
     except BadData as error:
         log.warning("the probes cannot be compared with those of the iteration before: %s", error)
         return {}
+    return {probe.id: probe for probe in probes}
 
 
 def vote_share_bound(
@@ -131,12 +133,6 @@ def raters_bound(questions: Sequence[VotedQuestion], seed: int) -> tuple[Interva
     if not any(row[2] for row in rows):
         return None
     return triplet(rows, seed=seed), len(rated)
-
-
-def _rows(store: ArtifactStore, uri: str, row: type[Row]) -> Iterator[Row]:
-    manifest = store.manifest(uri)
-    if manifest is not None and PROBES in {entry.path for entry in manifest.files}:
-        yield from read_jsonl(store.local(uri, [PROBES]) / PROBES, row)
 
 
 def _plain(text: str) -> str:

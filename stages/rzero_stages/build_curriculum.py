@@ -6,8 +6,8 @@ labels of a curriculum that is large enough are audited, so that what they are w
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from rzero_core.records import LabeledQuestion, VotedQuestion, read_jsonl
@@ -75,32 +75,29 @@ def _with_previous(task: BuildCurriculumTask, store: ArtifactStore) -> BuildCurr
     return task
 
 
-def _build(task: BuildCurriculumTask, store: ArtifactStore) -> Rows:
-    task = _with_previous(task, store)
-    seen: set[str] = set()
-    drops: Counter[Drop] = Counter()
-    tenths: Counter[int] = Counter()
-    agreement = 0.0
-    kept: list[LabeledQuestion] = []
-    votes: dict[str, VotedQuestion] = {}
-    probes = audit_probes.read(store, task.votes)
-    probe_texts = audit_probes.texts(probes)
-    for question in _read(task, store):
-        if question.text in seen:
-            drops[Drop.DUPLICATE] += 1
-            continue
-        seen.add(question.text)
-        if audit_probes.is_probe(question, probe_texts):
-            drops[Drop.PROBE] += 1
-            continue
-        agreement += question.agreement
-        tenths[int(10 * question.agreement + 0.5)] += 1
-        reason = outcome(question, task.labels)
+@dataclass
+class _Pool:
+    """The questions of the band, and what became of the others."""
+
+    kept: list[LabeledQuestion] = field(default_factory=list)
+    votes: dict[str, VotedQuestion] = field(default_factory=dict)
+    """On the questions of the band, by their id."""
+    drops: Counter[Drop] = field(default_factory=Counter)
+    tenths: Counter[int] = field(default_factory=Counter)
+    """Distinct questions by tenths of agreement."""
+    agreement: float = 0.0
+    """The sum over the distinct questions."""
+
+    def sort(self, question: VotedQuestion, labels: Labels) -> None:
+        """Keep the question if its votes put it into the band, else count why they do not."""
+        self.agreement += question.agreement
+        self.tenths[int(10 * question.agreement + 0.5)] += 1
+        reason = outcome(question, labels)
         if reason is not None or question.label is None:
-            drops[reason or Drop.TIE] += 1
-            continue
-        votes[question.id] = question
-        kept.append(
+            self.drops[reason or Drop.TIE] += 1
+            return
+        self.votes[question.id] = question
+        self.kept.append(
             LabeledQuestion(
                 id=question.id,
                 text=question.text,
@@ -108,28 +105,41 @@ def _build(task: BuildCurriculumTask, store: ArtifactStore) -> Rows:
                 agreement=question.agreement,
             )
         )
-    distinct = _without_near_duplicates(kept, task.questions.near_duplicate)
-    drops[Drop.NEAR_DUPLICATE] = len(kept) - len(distinct)
-    is_short = len(distinct) < task.minimum
+
+    def thin_out(self, threshold: float) -> None:
+        """Drop the near-duplicates."""
+        distinct = _without_near_duplicates(self.kept, threshold)
+        self.drops[Drop.NEAR_DUPLICATE] += len(self.kept) - len(distinct)
+        self.kept = distinct
+
+    def metrics(self, is_short: bool) -> dict[str, float]:
+        return {
+            "questions": len(self.kept) + self.drops.total(),
+            "kept": len(self.kept),
+            **{reason.value: self.drops[reason] for reason in Drop},
+            "short": float(is_short),
+            "agreementSum": round(self.agreement, 6),
+            **{f"agreement{tenth:02d}": self.tenths[tenth] for tenth in range(11)},
+        }
+
+
+def _build(task: BuildCurriculumTask, store: ArtifactStore) -> Rows:
+    task = _with_previous(task, store)
+    probes = audit_probes.read(store, task.votes)
+    pool = _sorted(task, _read(task, store), audit_probes.texts(probes))
+    pool.thin_out(task.questions.near_duplicate)
+    is_short = len(pool.kept) < task.minimum
     if is_short and task.last_round:
-        raise BadData(_too_few(task, len(distinct), drops))
-    metrics: dict[str, float] = {
-        "questions": len(distinct) + drops.total(),
-        "kept": len(distinct),
-        **{reason.value: drops[reason] for reason in Drop},
-        "short": float(is_short),
-        "agreementSum": round(agreement, 6),
-        **{f"agreement{tenth:02d}": tenths[tenth] for tenth in range(11)},
-    }
+        raise BadData(_too_few(task, len(pool.kept), pool.drops))
     inputs = [*task.votes, *([] if task.previous is None else [task.previous])]
-    made = Rows("curriculum", distinct, metrics, inputs=inputs)
+    made = Rows("curriculum", pool.kept, pool.metrics(is_short), inputs=inputs)
     if is_short:
         # Another round replaces it: no oracle is paid for what nobody trains on.
         return made
-    found = audit.audit(task, store, distinct, [votes[row.id] for row in distinct], probes)
+    found = audit.audit(task, store, pool.kept, [pool.votes[row.id] for row in pool.kept], probes)
     return replace(
         made,
-        metrics=metrics | found.metrics,
+        metrics={**made.metrics, **found.metrics},
         label_audit=found.result,
         beside={
             audit_archive.VERDICTS: found.verdicts,
@@ -137,6 +147,24 @@ def _build(task: BuildCurriculumTask, store: ArtifactStore) -> Rows:
             audit_archive.ANSWERS: found.answers,
         },
     )
+
+
+def _sorted(
+    task: BuildCurriculumTask, questions: Iterable[VotedQuestion], probe_texts: frozenset[str]
+) -> _Pool:
+    """The distinct questions that are no probes, sorted by their votes."""
+    pool = _Pool()
+    seen: set[str] = set()
+    for question in questions:
+        if question.text in seen:
+            pool.drops[Drop.DUPLICATE] += 1
+            continue
+        seen.add(question.text)
+        if audit_probes.is_probe(question, probe_texts):
+            pool.drops[Drop.PROBE] += 1
+        else:
+            pool.sort(question, task.labels)
+    return pool
 
 
 def _read(task: BuildCurriculumTask, store: ArtifactStore) -> Iterator[VotedQuestion]:

@@ -4,21 +4,22 @@ And compares it with the Solver before, question by question: this decides wheth
 learns, where the intervals of two scores would be too wide to tell.
 """
 
+import hashlib
 import json
 import logging
 import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rzero_core import answers, prompts
+from rzero_core.intervals import CONFIDENCE, Interval, quantile
 from rzero_core.manifest import sha256_of
 from rzero_core.records import HeldOutQuestion, ScoredQuestion, read_jsonl
-from rzero_core.run import Dataset
+from rzero_core.run import Dataset, Prompt
 from rzero_core.store import ArtifactStore, InputRef
 from rzero_core.task import MAX_RESULT_BYTES, BadData, EvaluateTask, StageResult, derive_seed
 from rzero_stages import progress
@@ -32,19 +33,8 @@ _METRIC_BYTES = 2800
 _BESIDE_BYTES = 500
 """Of a result, beside its metrics and the place of its artifact."""
 _SCORES = "scores.jsonl"
-_Z = 1.959964
-"""Of a two-sided confidence of 95 %."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % interval over questions."""
-
-    estimate: float
-    lower: float
-    upper: float
 
 
 def run(task: EvaluateTask, store: ArtifactStore, sampler: Sampler | None = None) -> StageResult:
@@ -53,9 +43,24 @@ def run(task: EvaluateTask, store: ArtifactStore, sampler: Sampler | None = None
     Graded by the same equivalence as the vote. Metrics per dataset: `{name}.greedy`, `{name}.mean`
     and `{name}.majority`, each also with `Lower` and `Upper` (bootstrap percentiles); `{name}.gain`
     with `Lower` and `Upper` (`paired`), how much mean@k rose since `task.previous` on the questions
-    that are in both. `BadData` names the file and line of what is no question with an answer.
+    that are in both, if both were scored under the same `settings_of`. `BadData` names the file and
+    line of what is no question with an answer.
     """
     return once(task, store, None, lambda: _evaluate(task, store, sampler))
+
+
+def settings_of(task: EvaluateTask) -> str:
+    """16 hex digits for what scores depend on beside the checkpoint and the questions.
+
+    A Solver that may answer at greater length scores higher, and has learned nothing. The number of
+    samples is no part of it: a share of right answers is the same of few and of many.
+    """
+    parts = (
+        task.evaluation.sampling.to_json(),
+        _prompt(task).to_json(),
+        answers.EQUIVALENCE_VERSION,
+    )
+    return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
 
 
 def bootstrap(values: NDArray[np.float64], seed: int) -> list[Interval]:
@@ -83,7 +88,7 @@ def paired(differences: Sequence[float]) -> Interval:
     n = len(differences) + 2
     center = sum(differences) / n
     variance = (sum(value * value for value in differences) + 1) / n - center * center
-    half = _Z * math.sqrt(variance / n)
+    half = quantile(CONFIDENCE) * math.sqrt(variance / n)
     mean = sum(differences) / len(differences)
     return Interval(mean, max(-1.0, min(mean, center - half)), min(1.0, max(mean, center + half)))
 
@@ -106,22 +111,25 @@ def _evaluate(task: EvaluateTask, store: ArtifactStore, sampler: Sampler | None)
         scored += rows
     files = [ref for _, _, ref in sets]
     counts["gradingSeconds"] = round(answers.grading_seconds(), 3)
-    before = _read_scores(store, task.previous)
+    before = _read_scores(store, task.previous, settings_of(task))
     room = min(_METRIC_BYTES, MAX_RESULT_BYTES - _BESIDE_BYTES - len(task.prefix.encode()))
     metrics = counts | _scores(intervals, _gains(scored, before), room)
     inputs = [task.solver, *([task.previous] if task.previous and before else [])]
     return Rows("scores", scored, metrics, inputs=inputs, files=files)
 
 
-def _read_scores(store: ArtifactStore, uri: str | None) -> list[ScoredQuestion]:
-    """The scores of the Solver before; none where they are gone or damaged."""
+def _read_scores(store: ArtifactStore, uri: str | None, settings: str) -> list[ScoredQuestion]:
+    """The scores of the Solver before; none where they are gone, damaged, or of other settings."""
     if uri is None:
         return []
     try:
-        return list(read_jsonl(store.local(uri, [_SCORES]) / _SCORES, ScoredQuestion))
+        rows = list(read_jsonl(store.local(uri, [_SCORES]) / _SCORES, ScoredQuestion))
+        if any(row.settings != settings for row in rows):
+            raise BadData("evaluation.sampling, prompts.solver or how answers are graded changed")
     except (BadData, FileNotFoundError) as error:
         log.warning("the scores cannot be compared with those of the Solver before: %s", error)
         return []
+    return rows
 
 
 def _gains(now: Iterable[ScoredQuestion], before: Iterable[ScoredQuestion]) -> dict[str, Interval]:
@@ -148,6 +156,10 @@ def _shares(
             yield (*same, seen[same]), sum(row.right) / len(row.right)
 
 
+def _prompt(task: EvaluateTask) -> Prompt:
+    return task.prompts.solver or prompts.SOLVER_PROMPT
+
+
 def _read(dataset: Dataset, store: ArtifactStore) -> tuple[list[HeldOutQuestion], InputRef]:
     path = store.file(dataset.uri)
     try:
@@ -169,8 +181,7 @@ def _score(
     sampler: Sampler,
     counts: dict[str, float],
 ) -> list[ScoredQuestion]:
-    prompt = task.prompts.solver or prompts.SOLVER_PROMPT
-    messages = [prompts.solver_messages(prompt, item.question) for item in questions]
+    messages = [prompts.solver_messages(_prompt(task), item.question) for item in questions]
     settings = task.evaluation.sampling
     seed = derive_seed(task.seed, task.iteration, task.stage, dataset.name)
     clock = time.monotonic()
@@ -188,7 +199,7 @@ def _score(
         for candidate in row
     ]
     right = iter(answers.grade_all(pairs))
-    rows = []
+    rows, used = [], settings_of(task)
     for item, row in zip(questions, candidates, strict=True):
         greedy_right, *samples_right, majority_right = [next(right) for _ in row]
         rows.append(
@@ -201,6 +212,7 @@ def _score(
                 samples=row[1:-1],
                 right=samples_right,
                 majority_right=majority_right,
+                settings=used,
             )
         )
     return rows

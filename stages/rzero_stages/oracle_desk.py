@@ -60,12 +60,12 @@ class OracleDesk:
             self._take(_published(store, task.previous))
         self._free = {id: len(known) for id, known in self._known.items()}
         for step in store.steps(self._prefix):
+            # A damaged step keeps its number, which what is saved next must not take.
             self._step = step
             prefix = step_prefix(self._prefix, step)
             self._take(_published(store, prefix))
             # All calls of earlier attempts count against the budget, also those that failed.
-            saved = store.manifest(prefix)
-            spent = saved.metrics if saved is not None else {}
+            spent = _spent(store, prefix)
             self._endpoint.calls = max(self._endpoint.calls, int(spent.get(_CALLS, 0.0)))
             self._endpoint.tokens = max(self._endpoint.tokens, int(spent.get(_TOKENS, 0.0)))
         self._calls_saved = self._endpoint.calls
@@ -108,9 +108,19 @@ class OracleDesk:
             probe.model_copy(update={"oracle_says_right": says.get(probe.id)}) for probe in probes
         ]
 
-    def affordable(self) -> int:
-        """How many more questions the budget can pay all draws of; 0 if no answer comes at all."""
-        return self._endpoint.affordable() // self._oracle.samples
+    def affordable(self, besides: Sequence[LabeledQuestion] = ()) -> int:
+        """How many more questions the budget can pay all draws of; 0 if no answer comes at all.
+
+        What a lost attempt paid for those of `besides` that were not asked about yet counts as if
+        it was left, so that this attempt decides as that one did. It does so also where no answer
+        comes any more, since these are there.
+        """
+        paid = sum(
+            len(self._known.get(question.id, [])) - self._free.get(question.id, 0)
+            for question in besides
+            if question.id not in self._used
+        )
+        return (self._endpoint.affordable() + paid) // self._oracle.samples
 
     def unanswered(self, questions: Sequence[LabeledQuestion]) -> int:
         """How many of the questions would be put to the oracle, since no answers were paid yet."""
@@ -221,3 +231,12 @@ def _published(store: ArtifactStore, prefix: str) -> list[OracleAnswers]:
     except BadData as error:
         log.warning("answers of the oracle are asked for again: %s", error)
         return []
+
+
+def _spent(store: ArtifactStore, prefix: str) -> dict[str, float]:
+    """What had been spent when a step was saved; nothing is known where its manifest is damaged."""
+    try:
+        saved = store.manifest(prefix)
+    except BadData:
+        return {}
+    return saved.metrics if saved is not None else {}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from rzero_core import answers, arithmetic
+from rzero_core.intervals import Interval
 from rzero_core.records import (
     LabeledQuestion,
     ScoredQuestion,
@@ -26,7 +27,7 @@ from rzero_core.store import ArtifactStore
 from rzero_core.task import BadData, RunRef, shard_prefix, stage_prefix
 from rzero_core.wire import Wire
 from rzero_stages.checkpoints import step_prefix
-from rzero_stages.evaluate import Interval, bootstrap
+from rzero_stages.evaluate import bootstrap
 
 Row = TypeVar("Row", bound=Wire)
 

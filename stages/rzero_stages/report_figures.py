@@ -7,9 +7,9 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from rzero_core.intervals import Interval
 from rzero_core.run import CoEvolutionRun, Stage
 from rzero_stages import report_plots
-from rzero_stages.evaluate import Interval
 from rzero_stages.report_data import Iteration, LabelAccuracy
 from rzero_stages.report_plots import Bars, Line
 from rzero_stages.report_words import PERCENT, STAGES, duration, outcome_counts, percent

@@ -19,7 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from rzero_stages.evaluate import Interval
+from rzero_core.intervals import Interval
 
 _NAMES = (
     *("muted", "faint", "grid", "surface", "band", "challenger", "solver", "agreement"),

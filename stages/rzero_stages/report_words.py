@@ -4,8 +4,8 @@ import unicodedata
 from dataclasses import dataclass
 from statistics import fmean
 
+from rzero_core.intervals import Interval
 from rzero_core.run import Stage
-from rzero_stages.evaluate import Interval
 from rzero_stages.report_data import Iteration, LabelAccuracy, Score
 
 NOTHING = "\u2013"

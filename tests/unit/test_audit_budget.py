@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from audit_makers import audit, found, judge, judge_at, oracle, spider_pool, spiders
+from audit_makers import audit, found, judge, judge_at, oracle, spider_pool, spiders, task
 from oracle_server import Reply, asked, legs, oracle_server, says
 
 from rzero_core.run import Oracle
@@ -31,6 +31,24 @@ def test_failed_calls_of_an_attempt_before_count_against_the_budget(tmp_path: Pa
         # The pod was lost before its curriculum was there: six questions are asked again.
         second = judge_at(tmp_path, url, 12, samples=1, max_calls=16)
     assert (len(requests), second.metrics["oracleCalls"]) == (16, 16)
+
+
+@pytest.mark.parametrize("damaged", ["manifest.json", "oracle.jsonl"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_answers_that_are_damaged_are_asked_for_again_and_stop_nothing(
+    tmp_path: Path, damaged: str, step: int
+) -> None:
+    with oracle_server(legs) as (url, requests):
+        first = judge_at(tmp_path, url, 100, samples=1)
+        # The pod was lost before its curriculum was there, and one of two saved batches damaged.
+        saved = Path(task(tmp_path, oracle(url)).prefix) / "oracle"
+        (saved / f"step-000{step}" / damaged).write_text('{"of": "another version"}')
+        second = judge_at(tmp_path, url, 100, samples=1)
+        asked_again = len(requests) - 100
+        third = judge_at(tmp_path, url, 100, samples=1)
+    assert first.result == second.result == third.result
+    # What is paid again is saved under a number of its own, and not paid a third time.
+    assert asked_again == (64 if step == 1 else 36) and len(requests) == 100 + asked_again
 
 
 def test_a_sample_is_not_enlarged_beyond_what_the_budget_can_pay(tmp_path: Path) -> None:

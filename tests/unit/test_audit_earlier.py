@@ -1,5 +1,6 @@
 """A change of method does not begin the series anew: the labels of before are judged again."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -219,7 +220,48 @@ def test_the_labels_of_before_cost_nothing_a_second_time_whatever_is_left(tmp_pa
         # The pod was lost; what is left would not pay for as many, nor for a hundred others.
         (Path(changed.outputs["curriculum"]) / "manifest.json").unlink()
         again = audit(tmp_path, nine_tenths_of_agreement(10_000), limited, **given)
-    assert (earlier(again).sample_size, len(requests)) == (100, 680)
+    assert (earlier(again).sample_size, len(requests)) == (140, 680)
+    assert found(again) == found(changed)
+
+
+def test_a_lost_attempt_that_paid_for_a_part_is_taken_up_where_it_ended(tmp_path: Path) -> None:
+    with oracle_server(legs) as (url, requests):
+        first = audit(tmp_path, spider_pool(400, lambda _: True), NOBODY)
+        limited = oracle(url, 200, max_calls=820)
+        changed = second(tmp_path, first, fresh(400, lambda _: True), limited)
+        assert (earlier(changed).sample_size, len(requests)) == (140, 680)
+        # The pod was lost, and so were the last answers that it paid for.
+        curriculum = Path(changed.outputs["curriculum"])
+        (curriculum / "manifest.json").unlink()
+        last = max(curriculum.glob("oracle/step-*"))
+        lost = len((last / "oracle.jsonl").read_text().splitlines())
+        shutil.rmtree(last)
+        again = second(tmp_path, first, fresh(400, lambda _: True), limited)
+    assert found(again) == found(changed)
+    assert 0 < lost < 140 and len(requests) == 680 + 2 * lost
+
+
+def test_answers_for_the_labels_of_before_count_though_the_oracle_is_gone(tmp_path: Path) -> None:
+    gone: list[bool] = []
+
+    def some_fail(body: dict[str, Any]) -> Reply:
+        number = int(asked(body).split()[4])
+        if gone:
+            return 401, {}, b""
+        return (400, {}, b"") if number > 10_000 and number % 100 == 0 else legs(body)
+
+    with oracle_server(some_fail) as (url, requests):
+        first = audit(tmp_path, spider_pool(200, nine_tenths), NOBODY)
+        wanted = oracle(url, 200, samples=1)
+        changed = second(tmp_path, first, fresh(200, nine_tenths), wanted)
+        assert (found(changed).abstained, earlier(changed).sample_size) == (2, 200)
+        (Path(changed.outputs["curriculum"]) / "manifest.json").unlink()
+        gone.append(True)
+        paid = len(requests)
+        again = second(tmp_path, first, fresh(200, nine_tenths), wanted)
+    # Only the two labels of now that got no answer were asked about again, in vain.
+    assert 0 < len(requests) - paid <= 2
+    assert found(again) == found(changed)
 
 
 def test_the_largest_result_of_an_audit_fits_a_termination_message(tmp_path: Path) -> None:

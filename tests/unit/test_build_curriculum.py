@@ -102,6 +102,13 @@ def test_the_histogram_counts_every_distinct_question(tmp_path: Path) -> None:
     assert metrics["agreementSum"] == pytest.approx(2.5)
 
 
+def test_the_counts_are_in_one_order_before_what_the_audit_adds(tmp_path: Path) -> None:
+    names = list(build(tmp_path, MIXED, last_round=False, minimum=3).metrics)
+    tenths = [f"agreement{tenth:02d}" for tenth in range(11)]
+    expected = ["questions", "kept", *map(str, Drop), "short", "agreementSum", *tenths]
+    assert names[: len(expected)] == expected
+
+
 def test_too_few_before_the_last_round_is_published_as_short(tmp_path: Path) -> None:
     result = build(tmp_path, MIXED, minimum=32, last_round=False)
     assert result.metrics["short"] == 1.0

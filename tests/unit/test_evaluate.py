@@ -9,7 +9,7 @@ import tiny_models
 from stage_makers import Scripted, base, rows, store
 
 from rzero_core.records import ScoredQuestion
-from rzero_core.run import Dataset, Evaluation, Sampling, Stage
+from rzero_core.run import Dataset, Evaluation, Prompt, Prompts, Sampling, Stage
 from rzero_core.task import MAX_RESULT_BYTES, BadConfiguration, BadData, EvaluateTask
 from rzero_stages import evaluate
 
@@ -118,6 +118,39 @@ def test_without_scores_to_compare_with_there_is_no_gain(tmp_path: Path, previou
     metrics = evaluate.run(asked, store(tmp_path), Scripted(lambda _, place: "")).metrics
     assert metrics["sums.mean"] == 0.0
     assert not [name for name in metrics if "gain" in name]
+
+
+def test_a_longer_answer_or_another_prompt_is_no_gain(tmp_path: Path) -> None:
+    lines = "".join(f'{{"question": "{i}", "answer": "2"}}\n' for i in range(40))
+    previous = scored_before(tmp_path, lines, right=False)
+    asked = task(tmp_path, {"sums": lines}, samples=6, previous=previous)
+    longer = asked.evaluation.model_copy(update={"sampling": Sampling(max_tokens=16)})
+    other = Prompts(solver=Prompt(system="Think twice.", user="{question}"))
+
+    def gain(name: str, **changes: Any) -> float | None:
+        changed = asked.model_copy(update={"prefix": str(tmp_path / name), **changes})
+        sampler = Scripted(lambda _, place: "\\boxed{2}")
+        return evaluate.run(changed, store(tmp_path), sampler).metrics.get("sums.gain")
+
+    # Six samples in place of four: shares of them are compared all the same.
+    assert gain("same") == 1.0
+    assert gain("longer", evaluation=longer) is None
+    assert gain("other", prompts=other) is None
+    # From then on the new settings are compared.
+    assert gain("next", evaluation=longer, previous=str(tmp_path / "longer")) == 0.0
+
+
+def test_scores_that_do_not_say_how_they_were_made_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(evaluate, "settings_of", lambda task: None)
+        previous = scored_before(tmp_path, GOOD, right=True)
+    assert "settings" not in (Path(previous) / "scores.jsonl").read_text()
+    asked = task(tmp_path, {"sums": GOOD}, previous=previous)
+    metrics = evaluate.run(asked, store(tmp_path), Scripted(lambda _, place: "")).metrics
+    assert "sums.gain" not in metrics
+    assert "evaluation.sampling" in caplog.text
 
 
 def test_a_paired_interval_holds_the_truth_where_solvers_are_alike() -> None:
