@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from rzero_core.status import IterationStatus, LabelAccuracyStatus, RunStatus
+from rzero_operator.printable import printable
 
 _WIDTH = 41
 """Characters from 0 to 100 %."""
@@ -46,16 +46,6 @@ def verdicts(status: RunStatus) -> Iterator[Text]:
         asked = f"{sample.question}  label {sample.label}{truth}"
         # As text, not as escaped markup, which would lose backslashes of LaTeX.
         yield Text.assemble((word, color), " · ", printable(asked))
-
-
-def printable(text: str) -> str:
-    """Text that anybody may have written, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else "\ufffd" for c in text)
-
-
-def plain(text: str) -> str:
-    """Printable text for markup, none of which it is."""
-    return escape(printable(text))
 
 
 def numbers(found: LabelAccuracyStatus) -> str:

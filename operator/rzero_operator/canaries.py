@@ -36,8 +36,7 @@ def found(status: RunStatus, iteration: int) -> list[str]:
 
     The probes' answers against those of the iteration before, and every figure of `_figures` that
     is more than three sigma from the median of the earlier iterations. Sigma is the larger of the
-    figure's standard error and of their standard deviation around the median: the median absolute
-    deviation would be too often too small for histories as short as these.
+    figure's standard error and of their standard deviation around the median.
     """
     by_number = {group.iteration: group for group in status.iterations}
     earlier = [_figures(group) for number, group in by_number.items() if 0 < number < iteration]

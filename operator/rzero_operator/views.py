@@ -19,7 +19,7 @@ from rzero_core.status import (
     StageStatus,
 )
 from rzero_operator import accuracy_chart
-from rzero_operator.accuracy_chart import plain, printable
+from rzero_operator.printable import plain, printable
 
 _MARKS = {
     StageState.DONE: "[green]done[/]",
