@@ -92,7 +92,9 @@ def _corrected(rng: np.random.Generator, place: int, p: float, n: int) -> Audit:
         wrong_n=PROBES - right,
     )
     found = audited([AuditedStratum(size=n, right=agreed, wrong=n - agreed)], probes)
-    return Audit(place, found.accuracy, auditor=found.method, judged=n)
+    return Audit(
+        place, found.accuracy, auditor=found.method, judged=n, uncorrected=found.uncorrected
+    )
 
 
 def _three_looks(rng: np.random.Generator, p: float) -> float:

@@ -5,10 +5,10 @@ be said of label accuracy alone. The plan adds what other figures say (R5, R6).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from rzero_core.intervals import Interval, at_confidence, difference, wilson
+from rzero_core.intervals import Interval, Uncorrected, at_confidence, difference, wilson
 
 ALPHA = 0.05
 """Chance of a false alarm of one rule in one iteration."""
@@ -54,6 +54,8 @@ class Audit:
     """Labels that were judged; 0 where nobody says."""
     certain: bool = False
     """Whether the interval reaches from the worst case to the best: the same at any confidence."""
+    uncorrected: Uncorrected | None = None
+    """Where the auditor's own errors were corrected."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,15 @@ def _loss(base: Audit, newest: Audit, confidence: float) -> Interval:
 
     A curriculum is one draw of such questions: also where all its labels were judged, its accuracy
     varies as a sample of so many does.
+
+    An oracle that errs the same way each time agrees with fewer labels exactly if fewer are right:
+    q1 - q2 = (p1 - p2)(s + c - 1). So how well probes tell s and c does not matter for whether
+    there is a loss, and little for how large it is.
     """
+    if base.uncorrected is not None and newest.uncorrected is not None:
+        skill = (base.uncorrected.skill + newest.uncorrected.skill) / 2
+        fewer = _loss(_as_said(base), _as_said(newest), confidence)
+        return Interval(*(min(1.0, max(-1.0, end / skill)) for end in fewer))
     # What is comparable has one auditor, so that both bounds are certain, or neither.
     before, now = (at_confidence(a.accuracy, confidence, a.certain) for a in (base, newest))
     loss = difference(before, now, newest.certain)
@@ -155,6 +165,13 @@ def _loss(base: Audit, newest: Audit, confidence: float) -> Interval:
     if newest.certain:
         return Interval(loss.estimate, loss.lower - below, loss.upper + above)
     return Interval(loss.estimate, min(loss.lower, drawn.lower), max(loss.upper, drawn.upper))
+
+
+def _as_said(audit: Audit) -> Audit:
+    """The audit as if its auditor never erred."""
+    if audit.uncorrected is None:
+        return audit
+    return replace(audit, accuracy=audit.uncorrected.agreed, uncorrected=None)
 
 
 def _drawn(audit: Audit, confidence: float) -> Interval:

@@ -27,6 +27,16 @@ class Interval(NamedTuple):
         return self.upper - self.lower
 
 
+class Uncorrected(NamedTuple):
+    """What an oracle said of labels, before its own errors were corrected."""
+
+    agreed: Interval
+    """Share of labels that it agreed with, at 95 %."""
+    skill: float
+    """Sensitivity + specificity - 1, above 0: by how much more right labels than wrong ones it
+    agrees with, as probes showed."""
+
+
 def wilson(
     successes: float, n: float, confidence: float = CONFIDENCE, population: float | None = None
 ) -> Interval:

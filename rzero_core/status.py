@@ -66,6 +66,19 @@ class StageStatus(Wire):
     """Why the last attempt failed."""
 
 
+class UncorrectedLabelAccuracy(Wire):
+    """What an oracle said, before its own errors were corrected: what drops are measured by."""
+
+    estimate: str
+    """Share of labels that it agreed with, a decimal string."""
+    lower: str
+    """Lower end of the 95 % interval, a decimal string."""
+    upper: str
+    """Upper end of the 95 % interval, a decimal string."""
+    skill: str
+    """Sensitivity + specificity - 1 of the oracle on probes, a decimal string."""
+
+
 class EarlierLabelAccuracy(Wire):
     """Label accuracy of the iteration before, found again by the method of this one."""
 
@@ -77,6 +90,8 @@ class EarlierLabelAccuracy(Wire):
     """Upper end of the 95 % interval, a decimal string."""
     sample_size: int = Field(ge=0)
     """Archived labels that were judged again."""
+    uncorrected: UncorrectedLabelAccuracy | None = None
+    """Of an oracle whose errors were corrected."""
 
 
 class LabelAccuracyStatus(Wire):
@@ -97,6 +112,8 @@ class LabelAccuracyStatus(Wire):
     """Auditor and estimator; series are comparable while it stays the same."""
     is_upper_bound: bool = False
     """True: the label accuracy is at most about this, and no guardrail acts on it."""
+    uncorrected: UncorrectedLabelAccuracy | None = None
+    """Of an oracle whose errors were corrected."""
     earlier: EarlierLabelAccuracy | None = None
     """Of the curriculum before, where that was audited by another method: what a drop is measured
     from."""

@@ -206,6 +206,19 @@ def parse_task(text: str) -> StageTask:
     return task
 
 
+class UncorrectedLabelAudit(Wire):
+    """What an oracle said, before its own errors were corrected: what drops are measured by."""
+
+    estimate: float
+    """Share of labels that it agreed with."""
+    lower: float
+    """Lower end of the 95 % interval."""
+    upper: float
+    """Upper end of the 95 % interval."""
+    skill: float
+    """Sensitivity + specificity - 1 of the oracle on probes."""
+
+
 class EarlierLabelAudit(Wire):
     """Label accuracy of the iteration before, found again by the method of this one."""
 
@@ -217,6 +230,8 @@ class EarlierLabelAudit(Wire):
     """Upper end of the 95 % interval."""
     sample_size: int
     """Archived labels that were judged again."""
+    uncorrected: UncorrectedLabelAudit | None = None
+    """Of an oracle whose errors were corrected."""
 
 
 class LabelSample(Wire):
@@ -251,6 +266,8 @@ class LabelAudit(Wire):
     """Auditor and estimator; series are comparable while it stays the same."""
     is_upper_bound: bool = False
     """True: the label accuracy is at most about this."""
+    uncorrected: UncorrectedLabelAudit | None = None
+    """Of an oracle whose errors were corrected."""
     earlier: EarlierLabelAudit | None = None
     """Of the curriculum before, where that was audited by another method: what a drop is measured
     from. Absent where the method stayed the same, or nothing was left to judge again."""

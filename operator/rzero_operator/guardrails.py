@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from rzero_core import guardrail
 from rzero_core.guardrail import Audit, Outcome, Verdict
-from rzero_core.intervals import Interval
+from rzero_core.intervals import Interval, Uncorrected
 from rzero_core.run import AuditorType, RunSpec, Stage
 from rzero_core.status import (
     Condition,
@@ -21,6 +21,7 @@ from rzero_core.status import (
     Phase,
     RunStatus,
     StageState,
+    UncorrectedLabelAccuracy,
 )
 from rzero_operator import canaries
 from rzero_operator.conditions import Truth, condition, condition_of
@@ -246,6 +247,7 @@ def _again(group: IterationStatus) -> Audit | None:
         again=True,
         judged=earlier.sample_size,
         certain=_is_certain(report),
+        uncorrected=_as_said(earlier.uncorrected),
     )
 
 
@@ -271,7 +273,15 @@ def _audit(status: RunStatus, group: IterationStatus) -> Audit | None:
         upper_bound=report.is_upper_bound,
         judged=report.sample_size,
         certain=_is_certain(report),
+        uncorrected=_as_said(report.uncorrected),
     )
+
+
+def _as_said(report: UncorrectedLabelAccuracy | None) -> Uncorrected | None:
+    if report is None:
+        return None
+    ends = Interval(float(report.estimate), float(report.lower), float(report.upper))
+    return Uncorrected(ends, float(report.skill))
 
 
 def _is_certain(report: LabelAccuracyStatus) -> bool:

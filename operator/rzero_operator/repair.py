@@ -94,9 +94,16 @@ def is_sound(audit: LabelAccuracyStatus) -> bool:
     """Whether a report on labels has shares where it says that it has."""
     found: list[LabelAccuracyStatus | EarlierLabelAccuracy] = [audit]
     found += [audit.earlier] if audit.earlier is not None else []
-    ends = [end for item in found for end in (item.estimate, item.lower, item.upper)]
-    shares = [end for end in ends if end is not None]
-    return _are_numbers(shares) and all(0 <= Decimal(share) <= 1 for share in shares)
+    said = [item.uncorrected for item in found if item.uncorrected is not None]
+    ends = [end for item in (*found, *said) for end in (item.estimate, item.lower, item.upper)]
+    skills = [item.skill for item in said]
+    shares = [end for end in ends if end is not None] + skills
+    return (
+        _are_numbers(shares)
+        and all(0 <= Decimal(share) <= 1 for share in shares)
+        # The plan divides by it.
+        and all(Decimal(skill) > 0 for skill in skills)
+    )
 
 
 def _are_numbers(texts: Iterable[str]) -> bool:

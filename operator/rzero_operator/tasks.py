@@ -12,6 +12,7 @@ from rzero_core.status import (
     RunStatus,
     StageState,
     StageStatus,
+    UncorrectedLabelAccuracy,
 )
 from rzero_core.task import (
     BuildCurriculumTask,
@@ -24,6 +25,7 @@ from rzero_core.task import (
     StageTask,
     TrainChallengerTask,
     TrainSolverTask,
+    UncorrectedLabelAudit,
     shard_prefix,
     stage_prefix,
 )
@@ -203,6 +205,7 @@ def label_accuracy_of(result: StageResult) -> LabelAccuracyStatus | None:
         abstained=audit.abstained,
         method=audit.method,
         is_upper_bound=audit.is_upper_bound,
+        uncorrected=_uncorrected(audit.uncorrected),
         earlier=_earlier(audit.earlier),
         samples=audit.samples,
     )
@@ -216,6 +219,18 @@ def _earlier(audit: EarlierLabelAudit | None) -> EarlierLabelAccuracy | None:
         lower=decimal_string(audit.lower),
         upper=decimal_string(audit.upper),
         sample_size=audit.sample_size,
+        uncorrected=_uncorrected(audit.uncorrected),
+    )
+
+
+def _uncorrected(audit: UncorrectedLabelAudit | None) -> UncorrectedLabelAccuracy | None:
+    if audit is None:
+        return None
+    return UncorrectedLabelAccuracy(
+        estimate=decimal_string(audit.estimate),
+        lower=decimal_string(audit.lower),
+        upper=decimal_string(audit.upper),
+        skill=decimal_string(audit.skill),
     )
 
 

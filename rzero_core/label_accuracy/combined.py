@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from rzero_core.intervals import CONFIDENCE, Interval
+from rzero_core.intervals import CONFIDENCE, Interval, Uncorrected
 from rzero_core.label_accuracy.sampled import (
     Stratum,
     effective_sample,
@@ -61,6 +61,8 @@ class Estimate:
     """Questions with a verdict."""
     abstained: int = 0
     """Drawn questions without one."""
+    uncorrected: Uncorrected | None = None
+    """Where the oracle's errors were corrected: what it said itself."""
 
 
 class AuditorUnusableError(ValueError):
@@ -86,16 +88,19 @@ def audited(
     merged = _merged(strata)
     dropped = [Stratum(s.size, s.right + s.wrong, s.right) for s in merged]
     counted = [Stratum(s.size, s.right + s.wrong + s.abstained, s.right) for s in merged]
-    if probes is None or min(probes.right_n, probes.wrong_n) < LEAST_PROBES:
-        method, high = Method.STRATIFIED, stratified(dropped, confidence)
-        low = stratified(counted, confidence)
-    else:
-        _check_skill(probes)
-        method, high = Method.ROGAN_GLADEN, _corrected(dropped, probes, confidence)
-        low = _corrected(counted, probes, confidence)
     abstained = sum(s.abstained for s in strata)
-    bounds = Interval(high.estimate, min(low.lower, high.lower), high.upper)
-    return Estimate(bounds, method, verdicts, abstained)
+    agreed = _from_to(stratified(counted, confidence), stratified(dropped, confidence))
+    if probes is None or min(probes.right_n, probes.wrong_n) < LEAST_PROBES:
+        return Estimate(agreed, Method.STRATIFIED, verdicts, abstained)
+    skill = _skill(probes)
+    low, high = (_corrected(part, probes, confidence) for part in (counted, dropped))
+    said = Uncorrected(agreed, skill)
+    return Estimate(_from_to(low, high), Method.ROGAN_GLADEN, verdicts, abstained, said)
+
+
+def _from_to(low: Interval, high: Interval) -> Interval:
+    """Abstentions are wrong labels for the lower bound, and dropped for the rest."""
+    return Interval(high.estimate, min(low.lower, high.lower), high.upper)
 
 
 def _corrected(strata: list[Stratum], probes: Probes, confidence: float) -> Interval:
@@ -111,14 +116,17 @@ def _corrected(strata: list[Stratum], probes: Probes, confidence: float) -> Inte
     )
 
 
-def _check_skill(probes: Probes) -> None:
+def _skill(probes: Probes) -> float:
+    """Sensitivity + specificity - 1. Raises AuditorUnusableError where it is under 0.3."""
     sensitivity = probes.right_agreed / probes.right_n
     specificity = probes.wrong_disagreed / probes.wrong_n
-    if sensitivity + specificity - 1 < LEAST_SKILL:
+    skill = sensitivity + specificity - 1
+    if skill < LEAST_SKILL:
         raise AuditorUnusableError(
             f"oracle unusable: it agrees with {sensitivity:.0%} of right labels and disagrees with "
             f"{specificity:.0%} of wrong ones; name a stronger model in labelAccuracy.auditor"
         )
+    return skill
 
 
 def _merged(strata: Sequence[AuditedStratum]) -> list[AuditedStratum]:

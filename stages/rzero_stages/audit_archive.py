@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from rzero_core.label_accuracy import Interval
+from rzero_core.intervals import Interval, Uncorrected
 from rzero_core.records import LabeledQuestion, Row, Verdict, read_jsonl
 from rzero_core.store import ArtifactStore
 from rzero_core.task import (
@@ -21,6 +21,7 @@ from rzero_core.task import (
     EarlierLabelAudit,
     LabelAudit,
     LabelSample,
+    UncorrectedLabelAudit,
 )
 
 VERDICTS = "audit.jsonl"
@@ -97,11 +98,26 @@ def _shown(text: str) -> str:
     return line[: bisect_right(sizes, LONGEST_SAMPLE - 3)] + "\u2026"
 
 
-def judged_again(accuracy: Interval, size: int) -> EarlierLabelAudit:
+def judged_again(
+    accuracy: Interval, size: int, said: Uncorrected | None = None
+) -> EarlierLabelAudit:
     """What is reported of the iteration before; `size` of its labels got a verdict."""
     return EarlierLabelAudit(
         estimate=round(accuracy.estimate, 6),
         lower=round(accuracy.lower, 6),
         upper=round(accuracy.upper, 6),
         sample_size=size,
+        uncorrected=uncorrected(said),
+    )
+
+
+def uncorrected(said: Uncorrected | None) -> UncorrectedLabelAudit | None:
+    """What is reported of an oracle whose errors were corrected."""
+    if said is None:
+        return None
+    return UncorrectedLabelAudit(
+        estimate=round(said.agreed.estimate, 6),
+        lower=round(said.agreed.lower, 6),
+        upper=round(said.agreed.upper, 6),
+        skill=round(said.skill, 6),
     )

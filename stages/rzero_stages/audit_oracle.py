@@ -123,7 +123,7 @@ def _judge_again(
     estimate = _estimate(counted, probes)
     if estimate is None:
         return None
-    return audit_archive.judged_again(estimate.accuracy, estimate.sample_size)
+    return audit_archive.judged_again(estimate.accuracy, estimate.sample_size, estimate.uncorrected)
 
 
 def _result(oracle: Oracle, estimate: Estimate | None, verdicts: Sequence[Verdict]) -> LabelAudit:
@@ -144,6 +144,7 @@ def _result(oracle: Oracle, estimate: Estimate | None, verdicts: Sequence[Verdic
             "estimate": estimate.accuracy.estimate,
             "lower": estimate.accuracy.lower,
             "upper": estimate.accuracy.upper,
+            "uncorrected": audit_archive.uncorrected(estimate.uncorrected),
             "method": f"{found.method}, {name}",
         }
     )

@@ -17,6 +17,7 @@ from rzero_core.status import (
     RunStatus,
     StageState,
     StageStatus,
+    UncorrectedLabelAccuracy,
 )
 from rzero_core.task import LONGEST_SAMPLE, MOST_SAMPLES, LabelSample, RunRef, stage_prefix
 from rzero_operator.history import fitted
@@ -81,6 +82,7 @@ def longest(run: RunRef, rounds: int) -> RunStatus:
 
 def iteration(run: RunRef, number: int, rounds: int) -> IterationStatus:
     share = {"estimate": SHARE, "lower": SHARE, "upper": SHARE, "sample_size": 100_000}
+    said = UncorrectedLabelAccuracy(estimate=SHARE, lower=SHARE, upper=SHARE, skill=SHARE)
     return IterationStatus(
         iteration=number,
         stages=[
@@ -92,7 +94,8 @@ def iteration(run: RunRef, number: int, rounds: int) -> IterationStatus:
             **share,
             abstained=100_000,
             method="a" * 200,
-            earlier=EarlierLabelAccuracy(**share),
+            uncorrected=said,
+            earlier=EarlierLabelAccuracy(**share, uncorrected=said),
             samples=[SAMPLE] * MOST_SAMPLES,
         ),
         guardrail=GuardrailStatus(

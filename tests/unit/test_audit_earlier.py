@@ -11,7 +11,13 @@ from oracle_server import Reply, asked, legs, oracle_server, says
 
 from rzero_core.records import Verdict, VotedProbe, VotedQuestion
 from rzero_core.run import AuditorType, LabelAccuracy, Labels
-from rzero_core.task import MAX_RESULT_BYTES, EarlierLabelAudit, LabelAudit, StageResult
+from rzero_core.task import (
+    MAX_RESULT_BYTES,
+    EarlierLabelAudit,
+    LabelAudit,
+    StageResult,
+    UncorrectedLabelAudit,
+)
 from rzero_stages import audit_archive
 
 NOBODY, COMPUTE = auditing(AuditorType.NONE), auditing(AuditorType.PROGRAMMATIC)
@@ -122,6 +128,8 @@ def test_when_probes_bring_another_estimator_the_old_sample_is_used_at_no_cost(
     assert report.sample_size == found(first).sample_size
     assert report.lower < 0.8 < report.upper
     assert report.estimate > (found(first).estimate or 1.0) + 0.1
+    assert report.uncorrected is not None
+    assert report.uncorrected.estimate == pytest.approx(found(first).estimate)
     assert found(back).method == found(first).method
     assert earlier(back).sample_size == found(changed).sample_size
 
@@ -269,12 +277,17 @@ def test_the_largest_result_of_an_audit_fits_a_termination_message(tmp_path: Pat
         before = audit(tmp_path, spider_pool(60, three_quarters), NOBODY, probes_of(30, 30))
         all_at_once = second(tmp_path, before, fresh(60), oracle(url, 20), probes_of(30, 30))
     assert earlier(all_at_once).sample_size == 60
+    # This oracle never errs: its numbers have fewer digits than others.
+    said = UncorrectedLabelAudit(estimate=0.123457, lower=0.123457, upper=0.123457, skill=0.123457)
+    again = earlier(all_at_once).model_copy(update={"uncorrected": said})
     text = "\\" * 500
     verdict = Verdict(
         id="q", text=text, label=text, agreement=0.5, auditor="o", right=False, truth=text
     )
     report = found(all_at_once).model_copy(
         update={
+            "uncorrected": said,
+            "earlier": again,
             "method": "Oracle " + "\U0001f600" * 100 + " x64 #12345678, Rogan-Gladen",
             "samples": audit_archive.samples([verdict] * 3),
         }

@@ -17,6 +17,7 @@ from rzero_core.guardrail import (
     judge,
 )
 from rzero_core.intervals import Interval, newcombe, wilson
+from rzero_core.label_accuracy import AuditedStratum, Probes, audited
 
 
 def audits(*shares: float, n: int = 500) -> list[Audit]:
@@ -110,6 +111,52 @@ def test_small_curricula_that_were_judged_as_a_whole_rarely_alarm_either(*, cert
         assert alarms(n, 0.75, 0.75) < 65
         assert alarms(n, 0.75, 0.75, 0.75, 0.75) < 65
     assert alarms(300, 0.79, 0.65) > 940
+
+
+def corrected(iteration: int, agreed: int, probes: Probes, n: int = 500) -> Audit:
+    """By an oracle that agreed with so many of n labels, and errs on probes."""
+    found = audited([AuditedStratum(4000, agreed, n - agreed)], probes)
+    assert found.uncorrected is not None
+    return Audit(iteration, found.accuracy, found.method, judged=n, uncorrected=found.uncorrected)
+
+
+def test_a_drop_is_as_sure_as_what_an_oracle_said_however_badly_its_errors_are_known() -> None:
+    few = Probes(right_agreed=18, right_n=20, wrong_disagreed=16, wrong_n=20)
+    before, now = corrected(1, 380, few), corrected(2, 310, few)
+    # Each interval holds what is not known of the oracle, which is the same both times.
+    assert before.accuracy.lower < now.accuracy.upper
+    since, loss = drop([before, now]) or pytest.fail("no drop was seen")
+    said = newcombe(380, 500, 310, 500, confidence=0.9)
+    assert since == 1
+    assert list(loss) == pytest.approx([end / 0.7 for end in said])
+    assert drop([corrected(1, 335, few), now]) is None
+
+
+def test_a_loss_of_accuracy_that_only_the_correction_shows_is_no_drop() -> None:
+    keen = Probes(right_agreed=95, right_n=100, wrong_disagreed=50, wrong_n=100)
+    strict = Probes(right_agreed=95, right_n=100, wrong_disagreed=95, wrong_n=100)
+    before, now = corrected(1, 400, strict), corrected(2, 400, keen)
+    assert before.accuracy.estimate - now.accuracy.estimate > 0.1
+    assert drop([before, now]) is None
+
+
+def test_a_drop_is_seen_through_the_errors_of_an_oracle_and_none_is_made_by_them() -> None:
+    rng = np.random.default_rng(0)
+
+    def judged(iteration: int, truth: float) -> Audit:
+        right = int(rng.binomial(160, truth))
+        hits, misses = rng.binomial(right, 0.95), rng.binomial(160 - right, 0.9)
+        probes = Probes(int(hits), right, int(misses), 160 - right)
+        return corrected(
+            iteration, int(rng.binomial(500, truth * 0.95 + (1 - truth) * 0.1)), probes
+        )
+
+    def alarms(*truths: float) -> int:
+        runs = ([judged(i, p) for i, p in enumerate(truths)] for _ in range(500))
+        return sum(drop(run) is not None for run in runs)
+
+    assert alarms(0.7, 0.7) < 0.06 * 500
+    assert alarms(0.8, 0.7) > 0.88 * 500
 
 
 def test_the_floor_decides_with_the_upper_90_percent_bound() -> None:

@@ -6,7 +6,7 @@ from guarded_world import Accuracies, audit, declare, healthy, play, reasons, tr
 from rzero_core.intervals import wilson
 from rzero_core.run import Stage
 from rzero_core.status import Phase
-from rzero_core.task import EarlierLabelAudit, LabelAudit
+from rzero_core.task import EarlierLabelAudit, LabelAudit, UncorrectedLabelAudit
 from rzero_operator.guardrails import CONDITION
 from rzero_operator.tasks import Step
 
@@ -86,6 +86,23 @@ def test_estimates_by_another_method_are_not_compared() -> None:
     world = declare("Stop")
     play(world, {1: 0.95, 2: audit(0.7, method="Oracle of another prompt"), 3: 0.9})
     assert trained(world) == [1, 2, 3]
+
+
+def corrected(share: float, agreed: float, n: int = 400) -> LabelAudit:
+    """By an oracle of which probes tell badly how often it errs."""
+    said = UncorrectedLabelAudit(**wilson(round(agreed * n), n)._asdict(), skill=0.7)
+    wide = {"lower": share - 0.1, "upper": share + 0.1, "uncorrected": said}
+    return audit(share).model_copy(update=wide)
+
+
+def test_a_drop_is_measured_by_what_a_corrected_oracle_said() -> None:
+    world = declare("Stop")
+    play(world, {1: corrected(0.86, 0.8), 2: corrected(0.71, 0.7), 3: 0.9})
+    assert trained(world) == [1]
+    # 0.8 - 0.7 on the scale of an oracle that agrees with right labels more by 0.7.
+    assert healthy(world.status).message == (
+        "iteration 2: accuracy fell by 0.143 [0.050, 0.234] since iteration 1"
+    )
 
 
 def judged_again(share: float, before: float, n: int = 200) -> LabelAudit:

@@ -13,6 +13,7 @@ from rzero_core.status import (
     RunStatus,
     StageState,
     StageStatus,
+    UncorrectedLabelAccuracy,
 )
 from rzero_operator.conditions import rfc3339
 from rzero_operator.repair import repair
@@ -129,6 +130,24 @@ def test_what_was_judged_again_must_be_shares_too(end: str) -> None:
         edit = world.status.model_copy(update={"iterations": [group]})
         found = repair(RUN.ref, world.spec, edit).iterations[0].label_accuracy
         assert (found is not None) is kept
+
+
+@pytest.mark.parametrize(
+    ("skill", "kept"), [("0.7", True), ("0", False), ("-1", False), ("good", False), ("2", False)]
+)
+@pytest.mark.parametrize("again", [True, False])
+def test_the_skill_of_an_oracle_must_be_one_that_can_correct(
+    skill: str, *, kept: bool, again: bool
+) -> None:
+    ends = {"estimate": "0.8", "lower": "0.75", "upper": "0.84"}
+    said = {"uncorrected": UncorrectedLabelAccuracy(**ends, skill=skill)}
+    earlier = EarlierLabelAccuracy(**ends, sample_size=100, **said)
+    audit = AUDIT.model_copy(update={"earlier": earlier} if again else said)
+    world = done_world()
+    group = world.status.iterations[0].model_copy(update={"label_accuracy": audit})
+    edit = world.status.model_copy(update={"iterations": [group]})
+    found = repair(RUN.ref, world.spec, edit).iterations[0].label_accuracy
+    assert (found is not None) is kept
 
 
 @pytest.mark.parametrize("estimate", ["high", "1.5", "-0.1", "NaN"])
