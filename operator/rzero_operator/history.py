@@ -9,7 +9,7 @@ from rzero_operator import canaries
 
 LARGEST = 1_000_000
 """Bytes of a status as JSON; the API server stores more, for it notes who wrote each field."""
-_READ_LATER = frozenset({"bytes", "shards", "short"}) | canaries.READ
+_READ_LATER = frozenset({"bytes", "settings", "shards", "short"}) | canaries.READ
 """Metrics of old iterations that the plan, a repair, or a sum over the run reads; and `*.mean`."""
 _LONGEST_MESSAGE = 200
 

@@ -12,6 +12,8 @@ from rzero_core.status import RunStatus, StageState
 
 _MEAN = ".mean"
 _GAIN = ".gain"
+_SETTINGS = "settings"
+"""What scores depend on beside the checkpoint and the questions, as a number."""
 
 
 class Checkpoint(NamedTuple):
@@ -25,8 +27,10 @@ def best(spec: RunSpec, status: RunStatus) -> Checkpoint:
     """The Solver with the best mean held-out score; of equals the earlier one.
 
     The highest estimate, also where the difference may be chance: one of them has to be named, and
-    it is the likeliest to be the best. Without evaluation, the last one that was trained. Label
-    accuracy has no say in it: Solvers improve on labels of which half are wrong.
+    it is the likeliest to be the best. Of those that were evaluated as the newest one was, on the
+    datasets that they have in common: a Solver that might answer at greater length scored higher,
+    and had learned nothing. Without evaluation, the last one that was trained. Label accuracy has
+    no say in it: Solvers improve on labels of which half are wrong.
     """
     solvers = [Checkpoint(0, spec.model)]
     for group in status.iterations:
@@ -34,11 +38,17 @@ def best(spec: RunSpec, status: RunStatus) -> Checkpoint:
         if trained is not None and trained.state is StageState.DONE:
             solvers.append(Checkpoint(group.iteration, trained.outputs["checkpoint"]))
     scored = [solver for solver in solvers if datasets(status, solver.iteration)]
-    named = [set(datasets(status, solver.iteration)) for solver in scored]
-    common = set.intersection(*named) if named else set()
-    if not common:
+    if not scored:
         return solvers[-1]
-    return max(scored, key=lambda solver: score(status, solver.iteration, common) or 0.0)
+    newest = _metrics(status, scored[-1].iteration).get(_SETTINGS)
+    compared: list[Checkpoint] = []
+    common: set[str] = set()
+    for solver in reversed(scored):
+        named = set(datasets(status, solver.iteration))
+        both = common & named if compared else named
+        if both and _metrics(status, solver.iteration).get(_SETTINGS) == newest:
+            compared, common = [solver, *compared], both
+    return max(compared, key=lambda solver: score(status, solver.iteration, common) or 0.0)
 
 
 def datasets(status: RunStatus, iteration: int) -> list[str]:

@@ -116,7 +116,10 @@ def rogan_gladen(
     (q - t s - (1-t)(1-c))^2 <= z^2 (Var q + t^2 Var s + (1-t)^2 Var c) (Fieller 1954, JRSS B 16),
     where q has z^2/2 successes in z^2 checks added and s and c have 1 in 2 (Lang and Reiczigel
     2014, Preventive Veterinary Medicine 113). Theirs is the first-order form of this one, which
-    also stays honest where s + c - 1 is small: it grows to [0, 1] instead of breaking.
+    also stays honest where s + c - 1 is small: it grows to [0, 1] instead of breaking. Where the
+    auditor agreed more often than even right labels explain, or less often than wrong ones, t is
+    put to that end, and the interval is at least z sd(q - t s - (1-t)(1-c)) / (s + c - 1) wide:
+    such counts are no proof that all labels are right, or none.
     n may be an effective size. Raises ValueError where counts contradict, without probes of either
     kind, and where s + c <= 1: then agreement says nothing about labels.
     """
@@ -140,8 +143,13 @@ def rogan_gladen(
         (wrong_disagreed + 1) / (wrong_n + 2),
     )
     variances = q * (1 - q) / (n + z2), s * (1 - s) / (right_n + 2), c * (1 - c) / (wrong_n + 2)
-    lower, upper = _fieller(q + c - 1, s + c - 1, variances, z2)
-    return Interval(estimate, min(lower, estimate), max(upper, estimate))
+    top, bottom = q + c - 1, s + c - 1
+    lower, upper = _fieller(top, bottom, variances, z2)
+    if not 0 <= top <= bottom:
+        vq, vs, vc = variances
+        half = math.sqrt(z2 * (vq + (vs if top > bottom else vc))) / bottom
+        lower, upper = (min(lower, 1 - half), 1.0) if top > bottom else (0.0, max(upper, half))
+    return Interval(estimate, max(0.0, min(lower, estimate)), min(1.0, max(upper, estimate)))
 
 
 def _fieller(

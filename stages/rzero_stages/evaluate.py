@@ -43,8 +43,8 @@ def run(task: EvaluateTask, store: ArtifactStore, sampler: Sampler | None = None
     Graded by the same equivalence as the vote. Metrics per dataset: `{name}.greedy`, `{name}.mean`
     and `{name}.majority`, each also with `Lower` and `Upper` (bootstrap percentiles); `{name}.gain`
     with `Lower` and `Upper` (`paired`), how much mean@k rose since `task.previous` on the questions
-    that are in both, if both were scored under the same `settings_of`. `BadData` names the file and
-    line of what is no question with an answer.
+    that are in both, if both were scored under the same `settings_of`, of which `settings` tells as
+    a number. `BadData` names the file and line of what is no question with an answer.
     """
     return once(task, store, None, lambda: _evaluate(task, store, sampler))
 
@@ -111,6 +111,8 @@ def _evaluate(task: EvaluateTask, store: ArtifactStore, sampler: Sampler | None)
         scored += rows
     files = [ref for _, _, ref in sets]
     counts["gradingSeconds"] = round(answers.grading_seconds(), 3)
+    # Exact as a float, in a decimal string, and in a result that is read by other programs.
+    counts["settings"] = float(int(settings_of(task)[:8], 16))
     before = _read_scores(store, task.previous, settings_of(task))
     room = min(_METRIC_BYTES, MAX_RESULT_BYTES - _BESIDE_BYTES - len(task.prefix.encode()))
     metrics = counts | _scores(intervals, _gains(scored, before), room)

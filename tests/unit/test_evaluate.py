@@ -136,6 +136,12 @@ def test_a_longer_answer_or_another_prompt_is_no_gain(tmp_path: Path) -> None:
     assert gain("same") == 1.0
     assert gain("longer", evaluation=longer) is None
     assert gain("other", prompts=other) is None
+    opened = store(tmp_path)
+    manifests = [opened.manifest(str(tmp_path / name)) for name in ("same", "longer", "other")]
+    settings = [manifest.metrics["settings"] for manifest in manifests if manifest is not None]
+    before = opened.manifest(previous)
+    assert before is not None and before.metrics["settings"] == settings[0]
+    assert len(set(settings)) == 3
     # From then on the new settings are compared.
     assert gain("next", evaluation=longer, previous=str(tmp_path / "longer")) == 0.0
 
@@ -143,8 +149,11 @@ def test_a_longer_answer_or_another_prompt_is_no_gain(tmp_path: Path) -> None:
 def test_scores_that_do_not_say_how_they_were_made_are_not_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def without_settings(**fields: Any) -> ScoredQuestion:
+        return ScoredQuestion(**{**fields, "settings": None})
+
     with monkeypatch.context() as older:
-        older.setattr(evaluate, "settings_of", lambda task: None)
+        older.setattr(evaluate, "ScoredQuestion", without_settings)
         previous = scored_before(tmp_path, GOOD, right=True)
     assert "settings" not in (Path(previous) / "scores.jsonl").read_text()
     asked = task(tmp_path, {"sums": GOOD}, previous=previous)

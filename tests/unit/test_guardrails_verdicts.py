@@ -76,7 +76,8 @@ def test_the_papers_own_decline_is_told_and_stops_where_scores_do_not_rise() -> 
     world = declare("Stop")
     play(world, shares)
     assert trained(world) == [1, 2]
-    assert reasons(world)[:2] == ["LabelAccuracyHealthy", "LabelAccuracyDropped"]
+    dropped = "LabelAccuracyDropped"
+    assert reasons(world)[:4] == ["LabelAccuracyHealthy", dropped, dropped, "Stopped"]
     rising = declare("Stop", evaluated=True)
     play(rising, shares, {0: 0.40, 1: 0.46, 2: 0.52, 3: 0.55})
     assert trained(rising) == [1, 2, 3]
@@ -166,7 +167,8 @@ def test_an_upper_bound_never_acts() -> None:
 
 
 def test_what_nobody_could_judge_is_unknown_and_does_not_act() -> None:
-    nothing = LabelAudit(sample_size=0, abstained=300, method="Oracle big x3")
+    why = "280 no connection, 20 out of time"
+    nothing = LabelAudit(sample_size=0, abstained=300, method="Oracle big x3", why=why)
     world = declare("Stop")
     play(world, {1: 0.9, 2: nothing, 3: 0.9})
     assert trained(world) == [1, 2, 3]
@@ -174,7 +176,7 @@ def test_what_nobody_could_judge_is_unknown_and_does_not_act() -> None:
     record = world.status.iterations[1].guardrail
     assert record is not None
     assert record.message == (
-        "iteration 2: accuracy is unknown: Oracle big x3 judged 0 of 300 labels"
+        f"iteration 2: accuracy is unknown: Oracle big x3 judged 0 of 300 labels: {why}"
     )
 
 

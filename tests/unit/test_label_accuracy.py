@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -264,10 +265,26 @@ def test_rogan_gladen_holds_its_estimate_and_mirrors(
     assume(a / right + b / wrong > 1)
     found = la.rogan_gladen(x, n, a, right, b, wrong)
     assert 0 <= found.lower <= found.estimate <= found.upper <= 1
+    # No sample proves for certain what an auditor that errs says of it.
+    assert found.width > 0
     mirror = la.rogan_gladen(n - x, n, b, wrong, a, right)
     assert (1 - mirror.upper, 1 - mirror.lower) == pytest.approx(
         (found.lower, found.upper), abs=1e-6
     )
+
+
+def test_more_agreement_than_right_labels_explain_is_no_proof_that_all_are_right() -> None:
+    # On probes it agreed with 70 % of right labels, of the curriculum with 98 % of all.
+    found = la.rogan_gladen(294, 300, 70, 100, 100, 100)
+    assert found == (1.0, pytest.approx(0.867, abs=1e-3), 1.0)
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(1000):
+        agreed = rng.binomial(300, 0.98 * 0.8 + 0.02 * 0.2)
+        hits, misses = rng.binomial(100, 0.8, 2)
+        accuracy = la.rogan_gladen(agreed, 300, hits, 100, misses, 100)
+        held += accuracy.lower <= 0.98 <= accuracy.upper
+    assert held > 940
 
 
 def test_an_oracle_that_hardly_knows_more_than_chance_tells_nothing() -> None:

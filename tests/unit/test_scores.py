@@ -54,6 +54,24 @@ def test_without_an_evaluation_the_last_solver_is_named() -> None:
     assert world.status.best_iteration == 3
 
 
+def test_scores_under_other_settings_are_not_compared() -> None:
+    old, new = {"settings": "1"}, {"settings": "2"}
+    longer = evaluated(
+        {"h.mean": "0.5"} | old,
+        {"h.mean": "0.7"} | old,
+        {"h.mean": "0.4"} | new,
+        {"h.mean": "0.3"} | new,
+    )
+    assert best(make_spec(iterations=3), longer).iteration == 2
+    back = evaluated({"h.mean": "0.5"} | old, {"h.mean": "0.9"} | new, {"h.mean": "0.4"} | old)
+    assert best(make_spec(iterations=2), back).iteration == 0
+
+
+def test_solvers_without_a_common_dataset_are_not_compared() -> None:
+    status = evaluated({"a.mean": "0.9"}, {"a.mean": "0.9", "b.mean": "0.6"}, {"b.mean": "0.5"})
+    assert best(make_spec(iterations=2), status).iteration == 1
+
+
 def test_a_higher_score_is_the_best_also_where_the_difference_may_be_chance() -> None:
     status = evaluated({"h.mean": "0.5"}, {"h.mean": "0.501"}, {"h.mean": "0.501"})
     assert best(make_spec(iterations=2), status).iteration == 1
