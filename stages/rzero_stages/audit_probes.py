@@ -1,6 +1,8 @@
 """What is known without an oracle: how the votes fared on probes, and how high accuracy can be."""
 
 import logging
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from rzero_core import answers
@@ -11,6 +13,8 @@ from rzero_core.task import BadData
 from rzero_stages import audit_archive
 
 PROBES = "probes.jsonl"
+_MARKS = re.compile(r"\$|[.?!:;,](?=\s|\$|$)")
+"""Dollars of TeX, and the end of a sentence: not the point of 3.5 or the comma of 3,5."""
 _FEWEST = 50
 """Probes, or questions that the Challenger answered, for an upper bound."""
 
@@ -32,7 +36,9 @@ def texts(probes: Iterable[VotedProbe]) -> frozenset[str]:
 
 
 def is_probe(question: Question | VotedQuestion, texts: frozenset[str]) -> bool:
-    """Whether the Challenger wrote a probe, up to white space and case."""
+    """Whether the Challenger wrote a probe, up to white space, case, dollars, and the marks that
+    end a sentence.
+    """
     return _plain(question.text) in texts
 
 
@@ -136,4 +142,6 @@ def raters_bound(questions: Sequence[VotedQuestion], seed: int) -> tuple[Interva
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+    """Without what makes no other question of it; signs of arithmetic stay."""
+    words = _MARKS.sub(" ", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(words.split())

@@ -268,7 +268,9 @@ class _Reader:
         shares = [float(end) for end in ends if end is not None]
         if len(shares) < len(ends):
             return None
-        kept = int(self.result.metrics[Stage.BUILD_CURRICULUM]["kept"])
+        built = self.result.metrics.get(Stage.BUILD_CURRICULUM, {})
+        # A status that somebody edited keeps the audit, and may have lost the metrics beside it.
+        kept = int(built.get("kept", audit.sample_size + audit.abstained))
         return LabelAccuracy(audit.sample_size, kept, Interval(*shares), audit.method)
 
 

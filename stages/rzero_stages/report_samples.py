@@ -98,6 +98,11 @@ def _sample(what: str, entry: Iteration, question: VotedQuestion) -> Sample:
     verdict = entry.verdicts.get(question.id)
     computed = entry.truths.get(question.id)
     truth = computed or (verdict.truth if verdict else None)
+    if verdict is not None and not computed:
+        # The auditor's own word: it holds what calls a question ill-posed for wrong, for example.
+        right = bool(verdict.right)
+    else:
+        right = question.label is not None and answers.equivalent(question.label, truth or "")
     return Sample(
         iteration=entry.number,
         outcome=what,
@@ -113,9 +118,7 @@ def _sample(what: str, entry: Iteration, question: VotedQuestion) -> Sample:
         decided_early=question.decided_early,
         challenger_answer=question.challenger_answer,
         truth=truth,
-        label_is_right=truth is not None
-        and question.label is not None
-        and answers.equivalent(question.label, truth),
+        label_is_right=right,
         says="the answer is" if computed else "the oracle answers",
         abstained_because=verdict.why if verdict else None,
     )

@@ -140,6 +140,21 @@ def test_a_probe_that_the_challenger_wrote_too_is_not_trained_on(tmp_path: Path)
     assert result.metrics["kept"] + dropped == result.metrics["questions"] == len(pool)
 
 
+def test_a_probe_in_other_marks_is_still_the_probe_and_another_sum_is_not(tmp_path: Path) -> None:
+    same = [
+        "What is 12 + 3.5?",
+        "What is 12 + 3.5",
+        "what is $12 + 3.5$ ?",
+        "What is\u00a012 + 3.5 .",
+    ]
+    other = ["What is 12 + 35?", "What is 12 - 3.5?", "What is 1 + 23.5?"]
+    pool = [voted(text, "15.5") for text in same + other]
+    result = audit(tmp_path, pool, NOBODY, [probe("What is $12 + 3.5$?", "15.5", "15.5")])
+    kept = {row.text for row in rows(result, "curriculum", LabeledQuestion)}
+    assert kept == set(other)
+    assert result.metrics["probeDuplicates"] == len(same)
+
+
 def outcomes(right: str) -> list[VotedProbe]:
     """Probes of which the letters say: r right, w wrong, - without a label."""
     labels = {"r": "1", "w": "2", "-": None}

@@ -57,6 +57,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 @EVERY_PAGE
+def test_helm_finds_the_release_where_the_readme_installed_it(page: Path) -> None:
+    commands = re.findall(r"helm (?!template)\w[^`]*?--namespace (\S+?)[`\s]", code_in(page))
+    assert set(commands) <= {"rzero-system"}
+
+
+@EVERY_PAGE
 def test_every_make_target_and_module_that_is_named_exists(page: Path) -> None:
     code = code_in(page)
     for name in re.findall(r"\bmake ([a-z0-9][a-z0-9-]*)", code):

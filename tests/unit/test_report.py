@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -140,13 +141,19 @@ def test_questions_without_computable_answers_make_no_claim_about_labels(tmp_pat
     assert "Share of right labels:" not in text and "pseudo-label accuracy, iteration" not in text
 
 
-def audited(root: Path, **changes: str | bool | None) -> Page:
+def audited(
+    root: Path,
+    *,
+    label: str = "red",
+    metrics: Mapping[str, float] | None = None,
+    **changes: str | bool | None,
+) -> Page:
     """The page of a run whose oracle found one label right, one wrong, and abstained once."""
     fake = FakeRun(root, iterations=1)
     texts = ["Name a colour.", "Name a river.", "Name a king."]
-    fake.finish_shards(1, [[voted(text, ["red"] * 5 + [None] * 5) for text in texts]])
+    fake.finish_shards(1, [[voted(text, [label] * 5 + [None] * 5) for text in texts]])
     rows = [
-        LabeledQuestion(id=Question.of(t).id, text=t, label="red", agreement=0.5) for t in texts
+        LabeledQuestion(id=Question.of(t).id, text=t, label=label, agreement=0.5) for t in texts
     ]
     says = [{"right": True, "truth": "red"}, {"right": False, "truth": "Rhine"}, {"why": "down"}]
     verdicts = [
@@ -154,7 +161,8 @@ def audited(root: Path, **changes: str | bool | None) -> Page:
         for row, verdict in zip(rows, says, strict=True)
     ]
     files = {"curriculum.jsonl": rows, "audit.jsonl": verdicts}
-    fake.finish(1, Stage.BUILD_CURRICULUM, files, {"kept": 3}, seconds=1)
+    reported = {"kept": 3} if metrics is None else metrics
+    fake.finish(1, Stage.BUILD_CURRICULUM, files, reported, seconds=1)
     known = {"estimate": "0.5", "lower": "0.1", "upper": "0.9"} | changes
     fake.audits[1] = LabelAccuracyStatus(
         sample_size=2,
@@ -176,11 +184,17 @@ def test_an_auditors_estimate_stands_with_its_interval_its_method_and_the_floor(
     assert said in text and "floor, 60.0 %" in text
 
 
+def test_an_audit_without_the_metrics_beside_it_is_still_shown(tmp_path: Path) -> None:
+    assert "judged for 2 of 3 labels" in audited(tmp_path, metrics={}).text
+
+
 def test_the_auditors_verdicts_stand_beside_the_votes(tmp_path: Path) -> None:
     text = audited(tmp_path).text
     assert "✓ right" in text
     assert "✗ wrong , the oracle answers Rhine" in text
     assert "the auditor abstained: down" in text
+    # The answer is that there is none, and a label that says so too is wrong for the auditor.
+    assert "✗ wrong , the oracle answers Rhine" in audited(tmp_path / "b", label="Rhine").text
 
 
 @pytest.mark.parametrize(
