@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from s3_server import S3Server, s3_server
 
 from tests.cluster.node import NodeCluster, node_cluster
@@ -12,6 +13,11 @@ from tests.cluster.skips import skip_without_programs
 
 # Threads that wait spinning take the processor from those they wait for, where cores are few.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How long an example takes says how busy the machine is.
+settings.register_profile(
+    "busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy")
 # A machine holds one node at a time, so files that run side by side wait for each other.
 NODE_WAIT_SECONDS = 540
 

@@ -42,6 +42,20 @@ class Prometheus:
         result: list[dict[str, Any]] = self.get("api/v1/query", query=expression)["result"]
         return result
 
+    def found(self, expression: str) -> list[dict[str, Any]]:
+        """The samples of an instant vector that is not empty.
+
+        A scrape that comes late on a busy machine ends all series until the next one.
+        """
+        samples: list[dict[str, Any]] = []
+
+        def ask() -> bool:
+            samples[:] = self.query(expression)
+            return bool(samples)
+
+        wait_for(expression, ask)
+        return samples
+
     def alerts(self, **labels: str) -> dict[str, dict[str, str]]:
         """The labels of each alert that fires and has `labels`, by its name."""
         found = self.get("api/v1/alerts")["alerts"]

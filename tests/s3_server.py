@@ -1,6 +1,5 @@
 """A real S3 server for tests: versitygw, built once from its Go module, outside the tree."""
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.cluster.build import program
-from tests.cluster.processes import Processes, answers
+from tests.cluster.processes import Processes, answers, free_ports
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "rzero-test", "AWS_SECRET_ACCESS_KEY": "rzero-test-secret"}
 BUCKET = "rzero-test"
@@ -32,8 +31,7 @@ def s3_server(address: str = "127.0.0.1") -> Iterator[S3Server]:
     with TemporaryDirectory(prefix="rzero-s3-") as folder:
         data, processes = Path(folder) / "data", Processes(Path(folder) / "logs")
         (data / BUCKET).mkdir(parents=True)
-        with socket.create_server((address, 0)) as probe:
-            port = probe.getsockname()[1]
+        (port,) = free_ports(1)
         options = ["--quiet", "--keep-alive", "--port", f"{address}:{port}"]
         options += ["--access", CREDENTIALS["AWS_ACCESS_KEY_ID"]]
         options += ["--secret", CREDENTIALS["AWS_SECRET_ACCESS_KEY"]]

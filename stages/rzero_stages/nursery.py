@@ -65,8 +65,9 @@ def _fork() -> int:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != nursery:
             os._exit(1)
-        # A group of its own, so that what it leaves behind can be ended with it.
-        os.setpgid(0, 0)
+    # A group of its own, so that what it leaves behind can be ended with it. Both see to that: the
+    # runner may signal the group as soon as it hears of the child.
+    os.setpgid(pid, pid)
     return pid
 
 

@@ -44,9 +44,13 @@ class Api:
         try:
             answer = self._send(method, path, text, content_type)
             data = answer.read().decode()
-        except (http.client.HTTPException, OSError):
+        except OSError:
             self._drop()
             raise
+        except http.client.HTTPException as error:
+            # A server that was killed in the middle of its answer.
+            self._drop()
+            raise ConnectionError(f"{method} {path}: {error!r}") from error
         if answer.status >= 300:
             raise ApiError(method, path, answer.status, data)
         return json.loads(data) if data.startswith(("{", "[")) else data
@@ -60,7 +64,10 @@ class Api:
         return self.request("PATCH", path, body, MERGE)
 
     def watch(self, path: str, seconds: int = 300, **query: str) -> Iterator[dict[str, Any]]:
-        """Events of a collection until the server ends the watch; needs a connection of its own."""
+        """Events of a collection until the server ends the watch; needs a connection of its own.
+
+        Raises ApiError, or OSError without a connection.
+        """
         words = {"watch": "1", "timeoutSeconds": str(seconds), **query}
         connection = self._connect(timeout=seconds + 10)
         try:
@@ -70,6 +77,8 @@ class Api:
                 raise ApiError("WATCH", path, answer.status, answer.read().decode())
             while line := answer.readline():
                 yield json.loads(line)
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"WATCH {path}: {error!r}") from error
         finally:
             connection.close()
 

@@ -61,7 +61,7 @@ class FakeStages:
         self.starts: list[Start] = []
         """All that began to run, in their order."""
         self.done: list[Start] = []
-        """Those of them that ended well, in their order."""
+        """Those of them that ended well, in their order; the server knows it a moment earlier."""
         self.refused: list[str] = []
         """Pods that could not run a stage, and why."""
         self.decide = decide
@@ -144,10 +144,11 @@ class FakeStages:
                 self._counts[start.work] += 1
                 number = self._counts[start.work]
                 pod.start = start_of(pod.object, number)
-                self.starts.append(pod.start)
             asked = self.decide(pod.start) if self.decide else None
             pod.outcome = asked or outcome_of(pod.start, self._seconds)
             pod.began = _now()
+            # Last, for a test that sees a start may release the pod at once.
+            self.starts.append(pod.start)
         if pod.outcome.seconds > 0 or pod.outcome.hang:
             self._patch(pod, _running(pod))
         if not pod.outcome.hang:

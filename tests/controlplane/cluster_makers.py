@@ -81,7 +81,7 @@ def wait(condition: Callable[[], Any], seconds: float = 30) -> Any:
     return value
 
 
-def wait_for_end(cluster: ControlPlane, job: str) -> str:
+def wait_for_end(cluster: ControlPlane, job: str, seconds: float = 30) -> str:
     """Complete or Failed."""
 
     def final() -> str | None:
@@ -90,4 +90,4 @@ def wait_for_end(cluster: ControlPlane, job: str) -> str:
                 return str(condition["type"])
         return None
 
-    return str(wait(final))
+    return str(wait(final, seconds))

@@ -1,9 +1,10 @@
 """The operator as a process of its own, against the control plane of a test."""
 
+import itertools
 import json
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ attempts.FIRST_BACK_OFF = 1.0
 reconciler.LOOK_AGAIN = 2.0
 """
 """A prelude: pauses that a test would only wait for are short."""
+_NUMBERS = itertools.count(1)
 _RUN = "import sys; from rzero_operator.__main__ import main; sys.exit(main())"
 SMALL = {
     "model": "base",
@@ -44,8 +47,15 @@ class OperatorProcess:
     """A running operator."""
 
     process: subprocess.Popen[bytes]
-    port: int
     log: Path
+
+    @cached_property
+    def port(self) -> int:
+        """Of its HTTP endpoints; the system chose it. Raises OSError before it serves."""
+        found = re.search(r"/metrics on port (\d+)", self.log.read_text())
+        if found is None:
+            raise ConnectionError(f"the operator does not serve yet: {self.log}")
+        return int(found[1])
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body of one of its HTTP endpoints."""
@@ -82,13 +92,11 @@ def operator(
     to shorten times that would make a test wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    log = folder / f"operator-{port}.log"
+    log = folder / f"operator-{next(_NUMBERS)}.log"
     variables = {
         "KUBECONFIG": str(kubeconfig or cluster.kubeconfig),
         "RZERO_STAGE_DEFAULTS": json.dumps(DEFAULTS),
-        "RZERO_HTTP_PORT": str(port),
+        "RZERO_HTTP_PORT": "0",
         "RZERO_LOG_FORMAT": "json",
         "RZERO_RESYNC_SECONDS": "5",
         **environment,
@@ -100,7 +108,7 @@ def operator(
             stdout=out,
             stderr=out,
         )
-    running = OperatorProcess(process, port, log)
+    running = OperatorProcess(process, log)
     try:
         if wait:
             wait_until(lambda: _answers(running), 60, f"the operator to be ready: {log}")

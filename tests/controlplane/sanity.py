@@ -1,7 +1,7 @@
 """Says whether a run came through a fault as if there had been none, and left nothing behind."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from operator_process import get_run, status_of, wait_until
@@ -45,14 +45,16 @@ def check_sane(
     budgets, starts, done = budgets or {}, starts or {}, done or {}
     expected = list(steps(RunSpec.parse(run["spec"]), status))
     _check_stages(run, status, {step: budgets.get(step, UNDISTURBED) for step in expected})
-    began, ended = _counts(run, stages.starts), _counts(run, stages.done)
+    began = _counts(run, stages.starts)
     for step in expected:
         attempts = budgets.get(step, UNDISTURBED)[0]
         assert set(began[step].values()) == {starts.get(step, attempts)}, (step, began)
-        shards = done.get(step, 1)
-        counts = shards if isinstance(shards, Mapping) else dict.fromkeys(ended[step], shards)
-        assert ended[step] == counts, (step, ended)
     assert set(began) == set(expected)
+    # A node notes that a pod ended well after the server, and so the operator, knows it.
+    wait_until(
+        lambda: _ended_as_often(_counts(run, stages.done), expected, done),
+        what=lambda: f"these ends {_counts(run, stages.done)} to be those of {expected}, {done}",
+    )
     check_conditions(run, TRUE)
     check_no_orphans(cluster, namespace)
     return status
@@ -137,6 +139,23 @@ def wait_for_condition(
     return str(told[type]["message"])
 
 
+def wait_for_event(cluster: ControlPlane, namespace: str, name: str, reason: str) -> None:
+    """Wait until an operator has told all that is known by now of a run, this reason among it.
+
+    It writes the status first, and posts events after that. The audit log has them all then.
+    """
+
+    def is_told() -> bool:
+        found = cluster.api().get(f"/api/v1/namespaces/{namespace}/events")["items"]
+        told = [item for item in found if item["reportingComponent"] == "rzero-operator"]
+        posts = writes(cluster, namespace).count("create events 201")
+        return posts == len(told) and (name, reason) in {
+            (item["involvedObject"]["name"], item["reason"]) for item in told
+        }
+
+    wait_until(is_told, 60, f"{name} to be told {reason}")
+
+
 def writes(cluster: ControlPlane, namespace: str, agent: str = "rzero-operator") -> list[str]:
     """What an operator wrote in a namespace, as `verb resource/subresource code`."""
     return [
@@ -188,6 +207,21 @@ def _counts(run: Mapping[str, Any], pods: list[Any]) -> dict[Step, Counter[int |
             step = Step(task.iteration, task.stage, task.round)
             counts.setdefault(step, Counter())[start.shard] += 1
     return counts
+
+
+def _ended_as_often(
+    ended: Mapping[Step, Counter[int | None]],
+    expected: Sequence[Step],
+    done: Mapping[Step, Counts],
+) -> bool:
+    """Whether the shards of each step ended well once, or as often as `done` says."""
+    for step in expected:
+        found, counts = ended.get(step, Counter()), done.get(step, 1)
+        if not found or found != (
+            counts if isinstance(counts, Mapping) else dict.fromkeys(found, counts)
+        ):
+            return False
+    return True
 
 
 def _at_work(cluster: ControlPlane, namespace: str) -> Iterator[str]:

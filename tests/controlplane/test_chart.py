@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,14 @@ def create_run(cluster: ControlPlane, namespace: str) -> dict[str, Any]:
     return created
 
 
+def comes_true(seen: Callable[[], Any], wanted: Any) -> None:
+    """What is seen is soon as wanted: the server takes a moment to read new rules and kinds."""
+    deadline = time.monotonic() + 30
+    while (found := seen()) != wanted:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+
+
 def rights(cluster: ControlPlane, account: str, home: str, namespace: str) -> dict[str, set[str]]:
     """Verbs by group and resource that an account has in a namespace and others do not have."""
     found = []
@@ -147,8 +155,8 @@ def test_the_operator_has_these_rights_in_all_namespaces_and_no_others(
 ) -> None:
     helm("install", "rzero", CHART, "--namespace", place, "--set", "replicas=2")
 
-    assert rights(cluster, "rzero", place, place) == RIGHTS | LEASES
-    assert rights(cluster, "rzero", place, elsewhere) == RIGHTS
+    comes_true(lambda: rights(cluster, "rzero", place, place), RIGHTS | LEASES)
+    comes_true(lambda: rights(cluster, "rzero", place, elsewhere), RIGHTS)
 
 
 def test_an_install_for_one_namespace_has_rights_there_and_sees_nothing_outside(
@@ -158,7 +166,7 @@ def test_an_install_for_one_namespace_has_rights_there_and_sees_nothing_outside(
         "install", "rzero", CHART, "--namespace", place, "--set", f"watchNamespaces={{{elsewhere}}}"
     )
 
-    assert rights(cluster, "rzero", place, elsewhere) == RIGHTS
+    comes_true(lambda: rights(cluster, "rzero", place, elsewhere), RIGHTS)
     assert rights(cluster, "rzero", place, place) == {}
     assert rights(cluster, "rzero", place, "kube-system") == {}
     await_served(cluster)
@@ -223,10 +231,10 @@ def test_viewers_see_runs_editors_change_them_and_nobody_else_does_either(
         words = (f"--clusterrole={role}", f"--user={role}er", "--namespace", place)
         cluster.kubectl("create", "rolebinding", role, *words)
 
-    assert verbs(cluster, place, "viewer") == ["get", "list", "watch"]
+    comes_true(lambda: verbs(cluster, place, "viewer"), ["get", "list", "watch"])
     editor = ["create", "delete", "get", "list", "patch", "update", "watch"]
-    assert verbs(cluster, place, "editer") == editor
-    assert verbs(cluster, place, "adminer") == sorted([*editor, "deletecollection"])
+    comes_true(lambda: verbs(cluster, place, "editer"), editor)
+    comes_true(lambda: verbs(cluster, place, "adminer"), sorted([*editor, "deletecollection"]))
     assert verbs(cluster, place, "stranger") == []
 
 
@@ -280,10 +288,12 @@ def test_an_upgrade_brings_the_new_crd_and_keeps_what_was_declared(
 
     assert has_the_crd_of(CHART, cluster)
     await_served(cluster)
-    cluster.api().patch(f"{runs(place)}/kept", {"spec": {"queueName": "research"}})
-    found = cluster.api().get(f"{runs(place)}/kept")
-    assert found["spec"] == run["spec"] | {"queueName": "research"}
-    assert found["metadata"]["uid"] == run["metadata"]["uid"]
+    change = {"spec": {"queueName": "research"}}
+    comes_true(
+        lambda: cluster.api().patch(f"{runs(place)}/kept", change)["spec"],
+        run["spec"] | change["spec"],
+    )
+    assert cluster.api().get(f"{runs(place)}/kept")["metadata"]["uid"] == run["metadata"]["uid"]
 
 
 def has_the_crd_of(chart: Path, cluster: ControlPlane) -> bool:
@@ -302,9 +312,9 @@ def test_an_uninstall_leaves_runs_and_crd_which_the_next_install_takes_over(
     helm("uninstall", "rzero", "--namespace", place, "--wait")
 
     assert cluster.api().get(f"{runs(place)}/kept") == run
-    left = cluster.kubectl("get", "all,sa,role,rolebinding", "-n", place, "-l",
-                           "app.kubernetes.io/instance=rzero", "-o", "name")  # fmt: skip
-    assert left == ""
+    kinds = ("all,sa,role,rolebinding", "-l", "app.kubernetes.io/instance=rzero")
+    # Helm waits for the Deployment, not for what the cluster then collects of it.
+    comes_true(lambda: cluster.kubectl("get", *kinds, "-n", place, "-o", "name"), "")
     assert "rzero" not in cluster.kubectl("get", "clusterrole,clusterrolebinding", "-o", "name")
     helm("install", "rzero", CHART, "--namespace", place, *WAIT)
     assert cluster.api().get(f"{runs(place)}/kept") == run
@@ -354,6 +364,7 @@ def test_two_installs_serve_a_namespace_each(
 
     await_served(cluster)
     for home, other in ((place, elsewhere), (elsewhere, place)):
+        comes_true(lambda home=home: rights(cluster, "rzero", home, home), RIGHTS)
         api = cluster.api(cluster.service_account_token(home, "rzero"))
         assert api.get(runs(home))["items"] == []
         assert status_of(api.get, runs(other)) == 403

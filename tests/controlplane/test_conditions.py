@@ -28,6 +28,7 @@ from sanity import (
     check_sane,
     live_jobs,
     wait_for_condition,
+    wait_for_event,
     wait_for_stage,
     writes,
 )
@@ -91,6 +92,7 @@ def test_a_container_that_cannot_start_stalls_the_run_until_another_attempt_is_a
         told = wait_for_condition(control_plane, namespace, "stuck", "Stalled", reason, SOON)
         assert message in told and "container main" in told
         stalled(get_run(control_plane, namespace, "stuck"))
+        wait_for_event(control_plane, namespace, "stuck", reason)
         with quiet(control_plane, namespace, 1):
             # As a kubelet does after its first try.
             back_off = f"Back-off pulling image x: ErrImagePull: {kubelet_says[1]}"
@@ -122,6 +124,7 @@ def test_a_pod_that_no_node_can_take_stalls_the_run(
         )
         assert "didn't match Pod's node affinity/selector" in told
         stalled(get_run(control_plane, namespace, "large"))
+        wait_for_event(control_plane, namespace, "large", "Unschedulable")
         with quiet(control_plane, namespace, 0):
             pass
         patch_run(
@@ -163,6 +166,7 @@ def test_a_pod_that_the_namespace_does_not_admit_stalls_the_run(
         )
         assert 'violates PodSecurity "restricted' in told and "hostPath" in told
         stalled(get_run(control_plane, namespace, "greedy"))
+        wait_for_event(control_plane, namespace, "greedy", "FailedCreate")
         # The controller tries again with other names of pods, which the message tells.
         with quiet(control_plane, namespace, 3):
             pass
@@ -211,6 +215,7 @@ def test_a_job_that_the_server_rejects_fails_the_run_with_its_words(
         check_conditions(run, frozenset({"Failed", "Stalled"}))
         failed = next(i for i in run["status"]["conditions"] if i["type"] == "Failed")
         assert message in failed["message"]
+        wait_for_event(control_plane, namespace, "wrong", "Failed")
         with quiet(control_plane, namespace, 0):
             pass
         check_no_orphans(control_plane, namespace)
@@ -278,11 +283,15 @@ def test_a_job_beyond_the_quota_waits_until_there_is_room(
         stalled(get_run(control_plane, namespace, "third"))
         # The end of the Job before it is news, which causes looks.
         wait_until(lambda: not live_jobs(control_plane, namespace), 60)
-        time.sleep(1)
-        # One create for each look.
+
+        def only_creates() -> bool:
+            """One for each look, and nothing is told again."""
+            return set(writes(control_plane, namespace)[-3:]) == {"create jobs 403"}
+
+        wait_until(only_creates, SOON, "three looks in a row that change nothing")
         with quiet(control_plane, namespace, 3):
             pass
-        assert set(writes(control_plane, namespace)[-3:]) == {"create jobs 403"}
+        assert only_creates()
         control_plane.api().patch(f"{quota}/few", {"spec": {"hard": {"count/jobs.batch": "9"}}})
         wait_for_phase(control_plane, namespace, "third", "Succeeded")
         check_sane(control_plane, namespace, "third", stages)
@@ -296,6 +305,7 @@ def test_a_job_that_a_queue_holds_back_is_no_fault(
     with patient(control_plane, tmp_path), fake_stages(control_plane, hang_at_first) as stages:
         create_run(control_plane, namespace, "queued", queueName="research")
         wait_for_stage(control_plane, namespace, "queued", Stage.TRAIN_CHALLENGER)
+        wait_until(lambda: len(stages.starts) == 1)
         (job,) = live_jobs(control_plane, namespace)
         assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
         path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{job['metadata']['name']}"

@@ -128,6 +128,6 @@ def test_two_hundred_stages_at_once_are_done_within_a_minute(
     with fake_stages(control_plane, seconds=0) as stages:
         path = create(control_plane, namespace, make_job("many", make_task(), pods=200))
 
-        assert wait_for_end(control_plane, path) == "Complete"
+        assert wait_for_end(control_plane, path, 60) == "Complete"
 
     assert len(stages.starts) == 200

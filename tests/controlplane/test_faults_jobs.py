@@ -46,7 +46,8 @@ def test_jobs_deleted_after_they_were_read_are_not_missed(
 ) -> None:
     """By hand, and by the cluster itself once ttlSecondsAfterFinished have passed."""
     install_crd(control_plane)
-    stage = {"trainChallenger": {"ttlSecondsAfterFinished": 0}}
+    # Time for the operator to read the results, also on a machine with much to do.
+    stage = {"trainChallenger": {"ttlSecondsAfterFinished": 5}}
     with (
         operator(control_plane, tmp_path),
         fake_stages(control_plane, hang_at(Step(1, Stage.LABEL_QUESTIONS))) as stages,
@@ -56,6 +57,7 @@ def test_jobs_deleted_after_they_were_read_are_not_missed(
         wait_until(lambda: "tidied-i001-chal-a1" not in names(control_plane, namespace), 60)
         job = "tidied-i001-gen-a1"
         control_plane.kubectl("delete", "job", job, "-n", namespace)
+        wait_until(lambda: started(stages, Stage.LABEL_QUESTIONS) == 2)
         stages.release()
         wait_for_phase(control_plane, namespace, "tidied", "Succeeded")
         control_plane.kubectl("delete", "jobs", "--all", "-n", namespace)

@@ -74,7 +74,7 @@ def test_a_second_replica_takes_over_when_the_leader_is_killed(
                 stages.release()
                 wait_until(
                     lambda: holder(control_plane, namespace) == "second",
-                    LEASE_SECONDS + 3 * RETRY_SECONDS,
+                    2 * LEASE_SECONDS + 3 * RETRY_SECONDS,
                     "the lead to pass on",
                 )
                 wait_for_phase(control_plane, namespace, "inherited", "Succeeded")

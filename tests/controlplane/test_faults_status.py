@@ -116,6 +116,7 @@ def test_nonsense_in_a_status_is_put_right_from_what_jobs_say(
             write_status(control_plane, namespace, name, edit)
         for name in EDITS:
             wait_until(lambda name=name: is_labelling(control_plane, namespace, name), 60, name)
+        wait_until(lambda: len(stages.starts) == 5 * len(EDITS), 60, "all shards to run")
         stages.release()
         for name in EDITS:
             wait_for_phase(control_plane, namespace, name, "Succeeded")

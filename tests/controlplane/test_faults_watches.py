@@ -61,7 +61,7 @@ def test_a_run_ends_and_the_probe_fails_when_the_watches_go_silent(
             prelude="import rzero_operator.health as health; health.WATCH_LAG = 4.0",
             RZERO_RESYNC_SECONDS="1",
         ) as process:
-            assert process.get("/livez") == (200, "ok")
+            wait_until(lambda: process.get("/livez") == (200, "ok"))
             proxy.silent = True
             create_run(control_plane, namespace, "unheard")
             wait_for_phase(control_plane, namespace, "unheard", "Succeeded")
@@ -93,4 +93,4 @@ def test_a_run_that_is_deleted_while_the_watches_are_silent_is_forgotten(
             control_plane.kubectl("delete", "coevolutionrun", "dropped", "-n", namespace)
             wait_until(lambda: not live_jobs(control_plane, namespace), 60)
             wait_until(lambda: 'run="dropped"' not in process.get("/metrics")[1], 30)
-            assert process.get("/livez") == (200, "ok")
+            wait_until(lambda: process.get("/livez") == (200, "ok"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from job_makers import make_spec, make_start
+from operator_process import wait_until
 
 from rzero_core.run import Stage
 from rzero_core.task import RunRef
@@ -116,8 +117,9 @@ def test_a_failure_is_told_from_its_pods_or_from_its_job(
         place.create(Stage.TRAIN_SOLVER)
         attempt = place.end()
         if not keep_pods:
-            place.api.request("DELETE", f"/api/v1/namespaces/{place.namespace}/pods")
-            time.sleep(1)
+            pods = f"/api/v1/namespaces/{place.namespace}/pods"
+            place.api.request("DELETE", pods)
+            wait_until(lambda: not place.api.get(pods)["items"], what="the pods to go")
             (attempt,) = place.observe()
     assert attempt.state is AttemptState.FAILED
     assert attempt.preempted is preempted
@@ -154,8 +156,7 @@ def test_a_job_that_is_deleted_stops_until_its_pods_are_gone(
 ) -> None:
     with fake_stages(control_plane, lambda _: Outcome(hang=True), stop_seconds=2) as stages:
         job = place.create(Stage.TRAIN_SOLVER)
-        while not stages.starts:
-            time.sleep(0.1)
+        wait_until(lambda: bool(stages.starts))
         place.api.request("DELETE", f"{job}?propagationPolicy=Foreground")
         assert place.wait(lambda a: True).state is AttemptState.STOPPING
         deadline = time.monotonic() + 20

@@ -265,7 +265,8 @@ def test_logs_of_pods_that_are_gone_say_what_is_still_known(
     )
     create_run(control_plane, user.namespace, "over")
     wait_for_phase(control_plane, user.namespace, "over", "Failed")
-    control_plane.kubectl("delete", "jobs", "--all", "-n", user.namespace)
+    # In the foreground: by default the pods go some time after their Job.
+    control_plane.kubectl("delete", "jobs", "--all", "--cascade=foreground", "-n", user.namespace)
 
     said = user.error("logs", "over")
     assert said.startswith("no pod of trainSolver of run over is there")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from rzero_core.run import (
 from rzero_core.store import ArtifactStore
 from rzero_core.task import RunRef, TrainChallengerTask, stage_prefix
 from rzero_stages import train_challenger
+from tests.cluster.processes import free_ports
 
 MODEL = Path(__file__).parents[2] / "examples" / "tiny" / "model"
 RUN = RunRef(name="demo", uid="0123456789")
@@ -67,9 +67,7 @@ class Sidecar:
 @pytest.fixture(scope="module")
 def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     root = tmp_path_factory.mktemp("sidecar")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     task = make_task(root / "store", port)
     environment = {
         **os.environ,

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from rzero_core.run import (
 )
 from rzero_core.store import ArtifactStore
 from rzero_core.task import RunRef, StageResult, TrainChallengerTask, stage_prefix
+from tests.cluster.processes import free_ports
 
 MODEL = str(Path(__file__).parents[2] / "examples" / "tiny" / "model")
 RUN = RunRef(name="demo", uid="0123456789")
@@ -59,9 +59,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     nodes: list[Node] = []
 
     def starting(task: TrainChallengerTask) -> list[Node]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        (port,) = free_ports(1)
         for number in (0, 1):
             environment = {
                 **os.environ,

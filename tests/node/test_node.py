@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import HTTPServer, SimpleHTTPRequestHandler
 from pathlib import Path
@@ -105,16 +106,26 @@ def traces() -> dict[str, object]:
     """What a node changes on the machine."""
     mounts = Path("/proc/self/mounts").read_text().splitlines()
     rules = subprocess.run(["nft", "list", "ruleset"], capture_output=True, text=True).stdout
-    commands = (path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline"))
     return {
         "mounts": [row for row in mounts if "rzero-node" in row],
         "links": sorted(path.name for path in Path("/sys/class/net").iterdir()),
-        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob("**/rzero-node")],
+        "cgroups": sorted(path for path, *_ in os.walk("/sys/fs/cgroup") if is_of_node(path)),
         "rules": [row for row in rules.splitlines() if "KUBE" in row or "kube-proxy" in row],
-        "processes": sum(b"rzero-node" in command for command in commands),
+        "processes": sum(b"rzero-node" in command for command in commands()),
         "folders": {folder: sorted(folder.glob("*")) for folder in FOLDERS if folder.exists()},
         "sysctls": {name: Path("/proc/sys", name).read_text() for name in SYSCTLS},
     }
+
+
+def is_of_node(folder: str) -> bool:
+    return folder.endswith("/rzero-node")
+
+
+def commands() -> Iterator[bytes]:
+    """Of all processes but those that end meanwhile."""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield path.read_bytes()
 
 
 def test_an_indexed_job_with_a_sidecar_runs_under_restricted_pod_security(

@@ -110,39 +110,38 @@ def test_a_put_whose_answer_was_lost_counts_as_done(
 
 
 def test_a_publisher_killed_at_any_request_leaves_nothing_that_reads_as_whole(
-    s3: S3Server, proxy: FaultyProxy, store: ArtifactStore, root: str, tmp_path: Path
+    proxy: FaultyProxy, store: ArtifactStore, root: str, tmp_path: Path
 ) -> None:
     work = folder_with(tmp_path / "work", **{f"f{n}_bin": os.urandom(MEGABYTE) for n in range(6)})
     script = f"""
+import sys
 from pathlib import Path
 from rzero_core.run import Storage
 from rzero_core.store import ArtifactStore, Manifest
 store = ArtifactStore(Storage(uri={root!r}, endpoint={proxy.endpoint!r}))
 manifest = Manifest.model_validate_json({manifest().to_json()!r})
-store.publish(Path({str(work)!r}), manifest, {root + "/x"!r})
+store.publish(Path({str(work)!r}), manifest, sys.argv[1])
 """
     for deadly in (2, 4, 6):
-        puts, reached = 0, threading.Event()
+        prefix, puts, reached = f"{root}/{deadly}", 0, threading.Event()
 
         def count(request: str, deadly: int = deadly, reached: threading.Event = reached) -> None:
             nonlocal puts
             puts += request.startswith("PUT")
             if puts >= deadly:
+                # However late the kill comes: from this request on the server hears nothing.
+                proxy.faults = [Fault("reset", "PUT", "", times=999)]
                 reached.set()
 
-        proxy.on_request = count
-        process = subprocess.Popen([sys.executable, "-c", script])
-        assert reached.wait(60) or process.poll() is not None
+        proxy.faults, proxy.on_request = [], count
+        process = subprocess.Popen([sys.executable, "-c", script, prefix])
+        assert reached.wait(60)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         with pytest.raises(BadData, match="is not published"):
-            store.local(f"{root}/x")
-        if deadly < 6:
-            # So that the next attempt has something left to send.
-            for number in range(6):
-                (s3.folder / root.split("/")[-1] / f"x/f{number}.bin").unlink(missing_ok=True)
-    store.publish(work, manifest(attempt=2), f"{root}/x")
-    assert content(store.local(f"{root}/x")) == content(work)
+            store.local(prefix)
+        store.publish(work, manifest(attempt=2), prefix)
+        assert content(store.local(prefix)) == content(work)
 
 
 def test_a_published_file_that_vanished_is_bad_data(

@@ -3,7 +3,6 @@
 import json
 import os
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -82,22 +81,28 @@ def test_readers_see_nothing_or_the_whole_while_it_is_being_published(
 ) -> None:
     work = folder_with(tmp_path / "work", **{f"f{n}_bin": os.urandom(MEGABYTE) for n in range(8)})
     seen: list[str] = []
-    done = threading.Event()
+    reads, done = threading.Event(), threading.Event()
 
     def read() -> None:
         reader = ArtifactStore(Storage(uri=root, endpoint=s3.endpoint), tmp_path / "reader")
-        while "whole" not in seen and not (done.is_set() and len(seen) > 500):
+        is_last = False
+        while "whole" not in seen and not is_last:
+            # What begins after it was published has to see it.
+            is_last = done.is_set()
             try:
                 same = content(reader.local(f"{root}/x")) == content(work)
                 seen.append("whole" if same else "partial")
             except BadData:
                 seen.append("nothing")
+            reads.set()
 
     thread = threading.Thread(target=read)
     thread.start()
-    time.sleep(0.05)
-    store.publish(work, manifest(), f"{root}/x")
-    done.set()
+    assert reads.wait(60)
+    try:
+        store.publish(work, manifest(), f"{root}/x")
+    finally:
+        done.set()
     thread.join()
     assert seen[-1] == "whole" and "partial" not in seen
 

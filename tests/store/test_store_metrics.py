@@ -1,6 +1,5 @@
 """A running stage counts its requests to storage, as Prometheus fetches them."""
 
-import socket
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -11,17 +10,11 @@ from rzero_core.run import Questions, Stage, Storage
 from rzero_core.store import ArtifactStore
 from rzero_core.task import GenerateQuestionsTask
 from rzero_stages import live_metrics
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
+from tests.cluster.processes import free_ports
 
 
 def test_requests_are_counted_by_operation_and_answer(s3: S3Server, tmp_path: Path) -> None:
-    port, uri = free_port(), f"s3://{s3.bucket}/runs"
+    (port,), uri = free_ports(1), f"s3://{s3.bucket}/runs"
     storage = Storage(uri=uri, endpoint=s3.endpoint)
     stage = base(tmp_path, Stage.GENERATE_QUESTIONS) | {"storage": storage}
     task = GenerateQuestionsTask(**stage, challenger="", questions=Questions())

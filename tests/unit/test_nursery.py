@@ -11,7 +11,13 @@ import psutil
 import pytest
 
 from rzero_core.run import Dataset, Evaluation, Prompt, Prompts, SamplerBackend, Storage
-from rzero_core.task import RESULT_VARIABLE, TASK_VARIABLE, EvaluateTask, RunRef
+from rzero_core.task import (
+    ORACLE_KEY_VARIABLE,
+    RESULT_VARIABLE,
+    TASK_VARIABLE,
+    EvaluateTask,
+    RunRef,
+)
 from rzero_operator.nursery import Born, Nursery
 
 T = TypeVar("T")
@@ -24,7 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nursery(folder: Path) -> Iterator[Nursery]:
-    nursery = Nursery(folder, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ORACLE_KEY_VARIABLE, "sk-secret-0123456789")
+        nursery = Nursery(folder, None)
     yield nursery
     nursery.close()
 
@@ -76,6 +84,8 @@ def test_a_stage_has_its_own_exit_code_output_and_log(nursery: Nursery, folder: 
 
 def test_a_stage_can_be_stopped_alone(nursery: Nursery, folder: Path) -> None:
     one, other = (start(nursery, folder, long_task(folder)) for _ in range(2))
+    # The kernel shows of a fork what its nursery was started with.
+    assert ORACLE_KEY_VARIABLE not in psutil.Process(one.pid).environ()
     assert os.getpgid(one.pid) == one.pid
     os.kill(one.pid, signal.SIGKILL)
     assert wait(one) == -signal.SIGKILL
