@@ -9,7 +9,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from rzero_core.run import RunSpec, Stage
+from rzero_core.intervals import Interval, at_confidence
+from rzero_core.run import AuditorType, RunSpec, Stage
 from rzero_core.status import (
     EarlierLabelAccuracy,
     IterationStatus,
@@ -18,6 +19,7 @@ from rzero_core.status import (
     RunStatus,
     StageState,
 )
+from rzero_operator import guardrails
 from rzero_operator.canaries import mean_agreement
 from rzero_operator.tasks import POOL_STAGES
 
@@ -47,6 +49,7 @@ ACCURACY = "rzero_run_pseudo_label_accuracy"
 GAUGES = {
     "rzero_run_info": Gauge("What the run is made of.", ("base_model", "queue", "auditor")),
     "rzero_run_phase": Gauge("1 for the phase of the run, else 0.", ("phase",)),
+    "rzero_run_paused": Gauge("1 while the guardrail has it wait for a decision, else 0."),
     "rzero_run_iterations": Gauge("Iterations that the spec asks for."),
     "rzero_run_completed_iterations": Gauge("Iterations that are done, evaluation included."),
     "rzero_run_current_stage": Gauge("1 for the stage that is due or live, else 0.", ("stage",)),
@@ -62,6 +65,7 @@ GAUGES = {
     f"{ACCURACY}_ratio": Gauge("Estimated share of right labels, newest iteration with one."),
     f"{ACCURACY}_lower_ratio": Gauge("Lower end of its 95 % interval, or the worst case."),
     f"{ACCURACY}_upper_ratio": Gauge("Upper end of its 95 % interval, or the best case."),
+    f"{ACCURACY}_upper90_ratio": Gauge("Upper end at 90 %, which the floor is compared with."),
     f"{ACCURACY}_iteration": Gauge("Iteration that this estimate is of."),
     f"{ACCURACY}_baseline_ratio": Gauge("First estimate by the same method."),
     f"{ACCURACY}_baseline_lower_ratio": Gauge("Lower end of its 95 % interval."),
@@ -108,6 +112,8 @@ def _progress(spec: RunSpec, status: RunStatus) -> Iterator[Sample]:
     yield Sample("rzero_run_info", (spec.model, spec.queue_name or "", auditor), 1)
     for phase in Phase:
         yield Sample("rzero_run_phase", (phase,), phase is status.phase)
+    held = status.phase is Phase.SUSPENDED and guardrails.is_held(status)
+    yield Sample("rzero_run_paused", (), held and not spec.suspend)
     yield Sample("rzero_run_iterations", (), spec.iterations)
     completed = sum(_is_complete(spec, group) for group in status.iterations)
     yield Sample("rzero_run_completed_iterations", (), completed)
@@ -115,7 +121,12 @@ def _progress(spec: RunSpec, status: RunStatus) -> Iterator[Sample]:
         yield Sample("rzero_run_current_stage", (stage,), stage is status.stage)
     entries = [entry for group in status.iterations for entry in group.stages]
     times = [entry.started_at for entry in entries] + [entry.finished_at for entry in entries]
-    times += [condition.last_transition_time for condition in status.conditions]
+    # Attempts that cannot go on come and go, and nothing is done.
+    times += [
+        condition.last_transition_time
+        for condition in status.conditions
+        if condition.type not in ("Stalled", "Reconciling")
+    ]
     seconds = [datetime.fromisoformat(time).timestamp() for time in times if time]
     if seconds:
         yield Sample("rzero_run_last_progress_timestamp_seconds", (), max(seconds))
@@ -168,11 +179,12 @@ def _label_accuracy(spec: RunSpec, status: RunStatus) -> Iterator[Sample]:
         return
     newest = reports[-1][1]
     yield Sample(f"{ACCURACY}_info", (newest.method,), 1)
-    if newest.is_upper_bound:
-        if newest.estimate is not None:
-            yield Sample(f"{ACCURACY}_at_most_ratio", (), float(newest.estimate))
-    else:
-        yield Sample(f"{ACCURACY}_sample_size", (), newest.sample_size)
+    if newest.is_upper_bound and newest.estimate is not None:
+        yield Sample(f"{ACCURACY}_at_most_ratio", (), float(newest.estimate))
+    if _is_audited(status, reports[-1][0], newest):
+        # What an upper bound rests on are no labels that an auditor judged.
+        judged = 0 if newest.is_upper_bound else newest.sample_size
+        yield Sample(f"{ACCURACY}_sample_size", (), judged)
         yield Sample(f"{ACCURACY}_abstained", (), newest.abstained)
     known = [
         (iteration, report)
@@ -180,6 +192,21 @@ def _label_accuracy(spec: RunSpec, status: RunStatus) -> Iterator[Sample]:
         if report.estimate is not None and not report.is_upper_bound
     ]
     yield from _estimates(known)
+
+
+def _is_audited(status: RunStatus, iteration: int, report: LabelAccuracyStatus) -> bool:
+    """Whether an auditor looked at these labels, successfully or not.
+
+    An upper bound that stands in for its estimate does not name it.
+    """
+    if not report.is_upper_bound:
+        return report.method != AuditorType.NONE
+    return report.abstained > 0 or any(
+        "oracleCalls" in entry.metrics
+        for group in status.iterations
+        for entry in group.stages
+        if group.iteration == iteration and entry.stage is Stage.BUILD_CURRICULUM
+    )
 
 
 def _estimates(known: list[tuple[int, LabelAccuracyStatus]]) -> Iterator[Sample]:
@@ -197,6 +224,7 @@ def _estimates(known: list[tuple[int, LabelAccuracyStatus]]) -> Iterator[Sample]
         "": current.estimate,
         "_lower": current.lower,
         "_upper": current.upper,
+        "_upper90": _upper90(current),
         "_baseline": comparable[0].estimate,
         "_baseline_lower": comparable[0].lower,
         "_best": best.estimate,
@@ -209,6 +237,14 @@ def _estimates(known: list[tuple[int, LabelAccuracyStatus]]) -> Iterator[Sample]
     for number, report in known[-NEWEST_ITERATIONS:]:
         name = "rzero_iteration_pseudo_label_accuracy_ratio"
         yield Sample(name, (str(number),), float(report.estimate or 0))
+
+
+def _upper90(report: LabelAccuracyStatus) -> float | None:
+    """What the guardrail compares with the floor (after one look), so that the alert does too."""
+    ends = [float(end) for end in (report.estimate, report.lower, report.upper) if end is not None]
+    if len(ends) < 3:
+        return None
+    return at_confidence(Interval(*ends), 0.90, guardrails.is_certain(report)).upper
 
 
 def _questions(status: RunStatus) -> Iterator[Sample]:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 PORT_VARIABLE = "RZERO_METRICS_PORT"
 LINGER_VARIABLE = "RZERO_METRICS_LINGER_SECONDS"
 LINGER = 30.0
-"""Seconds that a finished stage waits at most for its last figures to be fetched."""
+"""Seconds that a finished stage waits at most for its last figures to be fetched, if somebody has
+fetched some; the variable says how long two scrapes take that are sure to come."""
 LAST_SCRAPES = 2
 """After so many it need not wait longer: two, for Prometheus often runs in pairs."""
 
@@ -64,7 +65,7 @@ LABELS = ("namespace", "run", "stage", "iteration", "shard")
 
 @contextmanager
 def served(task: StageTask, shard: int | None, environment: Mapping[str, str]) -> Iterator[None]:
-    """Serve what the work within reports; after success linger for whoever has been fetching it.
+    """Serve what the work within reports; after success linger for whoever fetches it.
 
     `BadConfiguration` when a variable is no number. A port that is taken costs the metrics only.
     """
@@ -83,7 +84,7 @@ def served(task: StageTask, shard: int | None, environment: Mapping[str, str]) -
         with progress.heard_by(figures.take), _storage_watched(task, registry):
             yield
         if is_up:
-            figures.await_scrapes(linger)
+            figures.await_scrapes(linger, expected=bool(environment.get(LINGER_VARIABLE)))
 
 
 def _number(environment: Mapping[str, str], variable: str, default: float) -> float:
@@ -137,12 +138,13 @@ class _Figures:
             self._scrapes += 1
             self._changed.notify_all()
 
-    def await_scrapes(self, seconds: float) -> None:
+    def await_scrapes(self, seconds: float, expected: bool) -> None:
         """Until the last figures were fetched; at most so long, and no longer after SIGTERM.
 
-        Not at all where nobody has asked so far: waiting costs the run time, and perhaps GPUs.
+        Not at all where nobody has asked so far, unless scrapes are `expected` and there are
+        figures: waiting costs the run time, and perhaps GPUs.
         """
-        if not self._scrapes:
+        if not self._scrapes and not (expected and self._values):
             return
         told = _Told()
         deadline = time.monotonic() + seconds

@@ -24,6 +24,7 @@ DEMANDED = {
     "RZeroPseudoLabelAccuracyMissing",
     "RZeroPseudoLabelSampleTooSmall",
     "RZeroRunFailed",
+    "RZeroRunPaused",
     "RZeroRunStalled",
     "RZeroQuestionYieldLow",
     "RZeroAuditorAbstentionHigh",

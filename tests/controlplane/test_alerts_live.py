@@ -167,6 +167,7 @@ def test_the_series_of_a_stage_are_named_by_what_runs_and_continue_in_its_next_p
         assert scraped(Stage.TRAIN_CHALLENGER, 1) == [seen | training] * 2
         stages.release()
         assert scraped(Stage.GENERATE_QUESTIONS, 1, shard=1) == [seen | shard] * 2
+        running(stages, Stage.GENERATE_QUESTIONS, 1, shard=0)
         stages.release(Outcome(exit_code=75))
         assert scraped(Stage.GENERATE_QUESTIONS, 2, shard=1) == [seen | shard] * 2
 

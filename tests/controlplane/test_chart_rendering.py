@@ -16,8 +16,10 @@ from tests.cluster.control_plane import control_plane as start_control_plane
 from tests.cluster.openapi_schemas import write_schemas
 from tests.cluster.skips import skip_without_programs
 from tests.controlplane.helm import CHART, CRD_FILE, Helm, HelmError, one
+from tests.controlplane.operator_process import wait_until
 
 MONITORING = Path(__file__).with_name("monitoring_crds.yaml")
+MONITORED = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
 SWITCHES = (
     "crds.install=false",
     "crds.keep=false",
@@ -54,10 +56,18 @@ EVERYTHING = {
             "relabelings": [{"action": "labeldrop", "regex": "job"}],
             "metricRelabelings": [{"action": "drop", "sourceLabels": ["x"], "regex": "y"}],
         },
-        "prometheusRule": {"enabled": True, "additionalLabels": {"release": "prometheus"}},
+        "prometheusRule": {
+            "enabled": True,
+            "additionalLabels": {"release": "prometheus"},
+            "runbookBaseUrl": "https://wiki.example/rzero",
+        },
     },
     "grafanaDashboard": {"enabled": True, "annotations": {"folder": "rzero"}},
-    "networkPolicy": {"enabled": True, "metricsFrom": [{"namespaceSelector": {}}]},
+    "networkPolicy": {
+        "enabled": True,
+        "metricsFrom": [{"namespaceSelector": {}}],
+        "apiServerCIDRs": ["10.0.0.1/32", "fd00::1/128"],
+    },
     "podDisruptionBudget": {"enabled": True},
     "podLabels": {"a": "b"},
     "podAnnotations": {"a": "b"},
@@ -91,9 +101,17 @@ def cluster() -> Iterator[ControlPlane]:
         cluster.kubectl("apply", "-f", str(MONITORING), "-f", str(CHART / CRD_FILE))
         for crd in ("servicemonitors", "podmonitors", "prometheusrules"):
             cluster.wait_for_crd(f"{crd}.monitoring.coreos.com")
+        # The schemas come about a second after the kinds.
+        wait_until(lambda: schemas_of(cluster) >= MONITORED, what="the schemas of the kinds")
         for name in ("here", "there", "monitoring"):
             cluster.kubectl("create", "namespace", name)
         yield cluster
+
+
+def schemas_of(cluster: ControlPlane) -> set[str]:
+    """Kinds of the Prometheus operator that the server describes."""
+    page = cluster.api().get("/openapi/v3/apis/monitoring.coreos.com/v1")
+    return {name.split(".")[-1] for name in page["components"]["schemas"]}
 
 
 def settings(number: int) -> list[str]:
@@ -188,8 +206,16 @@ def test_the_chart_passes_helms_strict_lint(helm: Helm, tmp_path: Path) -> None:
         ("stages.podTemplate.containers={}", "at '/stages/podTemplate': additional properties"),
         ("metrics.serviceMonitor.interval=30", "at '/metrics/serviceMonitor/interval'"),
         (
+            "metrics.prometheusRule.runbookBaseUrl=",
+            "at '/metrics/prometheusRule/runbookBaseUrl'",
+        ),
+        (
             "networkPolicy.apiServerPorts={https}",
             "at '/networkPolicy/apiServerPorts/0': got string",
+        ),
+        (
+            "networkPolicy.apiServerCIDRs={api.example}",
+            "at '/networkPolicy/apiServerCIDRs/0'",
         ),
         (
             "metrics.serviceMonitor.enabled=true,metrics.service.enabled=false",
@@ -202,6 +228,24 @@ def test_a_wrong_value_is_refused_with_its_name(helm: Helm, wrong: str, said: st
         helm.render("--set", wrong)
 
     assert said in str(caught.value)
+
+
+def test_only_helm_test_joins_the_peers_that_are_named_and_the_api_server_may_be_named(
+    helm: Helm,
+) -> None:
+    peers, name = "networkPolicy.metricsFrom[0].podSelector.matchLabels.app", "rzero"
+    addresses = "networkPolicy.apiServerCIDRs={10.0.0.1/32}"
+    rendered = helm.render(
+        *("--set", "networkPolicy.enabled=true"), *("--set", f"{peers}=p"), *("--set", addresses)
+    )
+    policy = one(rendered, "NetworkPolicy")["spec"]
+    (ingress,), egress = policy["ingress"], policy["egress"]
+    tester = {"app.kubernetes.io/component": "test", "app.kubernetes.io/instance": name}
+    selectors = [peer["podSelector"]["matchLabels"] for peer in ingress["from"]]
+    assert selectors == [{"app": "p"}, tester]
+    (pod,) = (item for item in rendered if item["kind"] == "Pod")
+    assert tester.items() <= pod["metadata"]["labels"].items()
+    assert [rule.get("to") for rule in egress] == [None, [{"ipBlock": {"cidr": "10.0.0.1/32"}}]]
 
 
 def test_the_crd_in_the_chart_is_the_one_in_the_file_with_the_mark_to_keep_it(helm: Helm) -> None:
@@ -239,6 +283,41 @@ def test_the_operator_reads_the_defaults_of_stages_that_the_chart_writes(helm: H
     assert defaults.metrics_port == 9090
     assert defaults.termination_grace_period_seconds == 120
     assert defaults.pod_template == {"spec": {"nodeSelector": {"gpu": "h200"}}}
+
+
+@pytest.mark.parametrize(
+    ("interval", "seconds"), [("15s", 30), ("1m30s", 180), ("1500ms", 3), ("1d", None)]
+)
+def test_stages_are_told_how_long_two_scrapes_take_where_a_pod_monitor_scrapes_them(
+    helm: Helm, interval: str, seconds: int | None
+) -> None:
+    words = ["--set", f"metrics.podMonitor.interval={interval}"]
+    scraped = environment(helm.render(*words, "--set", "metrics.podMonitor.enabled=true"))
+    assert StageDefaults.from_environment(scraped).metrics_linger_seconds == seconds
+
+    alone = environment(helm.render(*words))
+    assert StageDefaults.from_environment(alone).metrics_linger_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("words", "place"),
+    [
+        ([], "docs/runbooks/"),
+        (["metrics.prometheusRule.runbookBaseUrl=https://wiki.example/rzero/"],
+         "https://wiki.example/rzero/"),
+    ],
+)  # fmt: skip
+def test_an_alert_names_its_runbook_where_people_on_call_find_it(
+    helm: Helm, words: list[str], place: str
+) -> None:
+    sets = [part for word in words for part in ("--set", word)]
+    objects = helm.render("--set", "metrics.prometheusRule.enabled=true", *sets)
+
+    groups = one(objects, "PrometheusRule")["spec"]["groups"]
+    alerts = [rule for group in groups for rule in group["rules"] if "alert" in rule]
+    assert len(alerts) == 13
+    for rule in alerts:
+        assert rule["annotations"]["runbook_url"] == f"{place}{rule['alert']}.md"
 
 
 def test_stage_pods_run_as_their_namespaces_own_account_when_all_namespaces_are_watched(

@@ -174,7 +174,7 @@ def test_a_bad_model_is_stopped_before_it_learns_and_alerts_until_its_run_is_del
     spec["questions"] |= {"count": 300}
     spec["labelAccuracy"] |= {"onViolation": "Pause"}
     labels = {"namespace": RUNS, "run": "bad"}
-    below = "RZeroPseudoLabelAccuracyBelowFloor"
+    severities = {"RZeroPseudoLabelAccuracyBelowFloor": "critical", "RZeroRunPaused": "warning"}
     with (
         pager() as told,
         prometheus(tmp_path, scrape_of_the_operator(installed), hold="2s", pager=told) as server,
@@ -187,27 +187,32 @@ def test_a_bad_model_is_stopped_before_it_learns_and_alerts_until_its_run_is_del
         healthy = condition_of(status, "LabelAccuracyHealthy")
         assert healthy is not None
         assert (healthy.status, healthy.reason) == ("False", "LabelAccuracyBelowFloor")
-        wait_for("event", lambda: "Paused" in warnings(installed, "bad"))
+        told_of = {"LabelAccuracyBelowFloor", "Paused"}
+        wait_for("events", lambda: told_of <= set(warnings(installed, "bad")))
         events = warnings(installed, "bad")
         assert "below the floor of 0.60" in events["LabelAccuracyBelowFloor"]
         assert "before trainSolver" in events["Paused"]
         assert "below the floor of 0.60" in kubectl_rzero(installed, "status", "bad")
 
-        wait_for("alert", lambda: below in server.alerts(**labels))
-        alert = {"alertname": below, "severity": "critical", **labels}
-        assert server.alerts(**labels) == {below: alert}
-        (sample,) = server.query('rzero_run_pseudo_label_accuracy_ratio{run="bad"}')
+        alerts = {
+            name: {"alertname": name, "severity": severity, **labels}
+            for name, severity in severities.items()
+        }
+        wait_for("alerts", lambda: server.alerts(**labels) == alerts)
+        (sample,) = server.found('rzero_run_pseudo_label_accuracy_ratio{run="bad"}')
         assert sample["metric"]["namespace"] == RUNS
         assert float(sample["value"][1]) == float(accuracy.estimate)
-        wait_for("page", lambda: told.pages(**labels) == {below: "firing"})
+        firing = dict.fromkeys(severities, "firing")
+        wait_for("pages", lambda: told.pages(**labels) == firing)
         # Nobody went on meanwhile.
         assert {stage for _, stage, _ in attempts(installed, "bad")} == {
             *("trainChallenger", "generateQuestions", "labelQuestions", "buildCurriculum")
         }
 
         installed.kubectl("delete", "cer", "bad", "-n", RUNS)
-        wait_for("end of the alert", lambda: server.alerts(**labels) == {})
-        wait_for("end of the page", lambda: told.pages(**labels) == {below: "resolved"})
+        wait_for("end of the alerts", lambda: server.alerts(**labels) == {})
+        resolved = dict.fromkeys(severities, "resolved")
+        wait_for("end of the pages", lambda: told.pages(**labels) == resolved)
         assert server.query('{__name__=~"rzero_(run|iteration)_.+",run="bad"}') == []
 
 

@@ -17,14 +17,12 @@ from test_stage_main import COMMAND, curriculum, environment
 from rzero_core.run import Questions, Stage
 from rzero_core.task import BadConfiguration, GenerateQuestionsTask, StageResult
 from rzero_stages import live_metrics, progress
+from tests.cluster.processes import free_ports
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-        return number
+    return free_ports(1)[0]
 
 
 def generate(root: Path) -> GenerateQuestionsTask:
@@ -127,6 +125,43 @@ def test_a_stage_that_is_scraped_no_more_ends_when_its_time_is_out(
 
 
 def test_a_stage_that_nobody_scrapes_does_not_linger(tmp_path: Path, port: int) -> None:
+    with live_metrics.served(generate(tmp_path), 0, {"RZERO_METRICS_PORT": str(port)}):
+        progress.report(4, 4, "questions")
+        began = time.monotonic()
+    assert time.monotonic() - began < 5.0
+
+
+def test_a_stage_that_scrapes_are_sure_to_reach_waits_for_two_also_where_none_came_before(
+    tmp_path: Path, port: int
+) -> None:
+    pages: list[dict[str, float]] = []
+
+    def prometheus() -> None:
+        for _ in range(live_metrics.LAST_SCRAPES):
+            over.wait()
+            time.sleep(0.2)
+            pages.append(scrape(port))
+
+    over = threading.Event()
+    comes = threading.Thread(target=prometheus)
+    comes.start()
+    with live_metrics.served(generate(tmp_path), 0, variables(port, 60)):
+        progress.report(4, 4, "questions")
+        began = time.monotonic()
+        over.set()
+    assert time.monotonic() - began < 30.0
+    comes.join()
+    assert [list(page.values()) for page in pages] == [[1.0], [1.0]]
+
+
+def test_it_waits_no_longer_than_two_scrapes_take(tmp_path: Path, port: int) -> None:
+    with live_metrics.served(generate(tmp_path), 0, variables(port, 1)):
+        progress.report(4, 4, "questions")
+        began = time.monotonic()
+    assert 1.0 <= time.monotonic() - began < 5.0
+
+
+def test_a_stage_without_figures_does_not_wait_for_scrapes(tmp_path: Path, port: int) -> None:
     with live_metrics.served(generate(tmp_path), 0, variables(port, 60)):
         began = time.monotonic()
     assert time.monotonic() - began < 5.0
@@ -136,14 +171,21 @@ def test_sigterm_cuts_the_lingering_short_and_the_stage_is_still_done(
     tmp_path: Path, port: int
 ) -> None:
     task = curriculum(tmp_path).to_json()
-    process = subprocess.Popen(COMMAND, env=environment(tmp_path, task) | variables(port, 300))
+    lingers = tmp_path / "lingers"
+    code = (
+        "import sys; from pathlib import Path; from rzero_stages import __main__, live_metrics\n"
+        "listen = live_metrics._Told.__enter__\n"
+        f"def tell(self):\n    listen(self); Path({str(lingers)!r}).touch()\n"
+        "live_metrics._Told.__enter__ = tell\nsys.exit(__main__.main())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment(tmp_path, task) | variables(port, 300)
+    )
     try:
         scrape_when_up(port)
-        manifest = Path(curriculum(tmp_path).prefix) / "manifest.json"
         deadline = time.monotonic() + 60
-        while not manifest.exists() and time.monotonic() < deadline:
+        while not lingers.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
-        time.sleep(1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     finally:

@@ -31,6 +31,7 @@ RUN = ("ml", "demo")
 DOCUMENTED = {
     "rzero_run_info",
     "rzero_run_phase",
+    "rzero_run_paused",
     "rzero_run_iterations",
     "rzero_run_completed_iterations",
     "rzero_run_current_stage",
@@ -40,6 +41,7 @@ DOCUMENTED = {
     "rzero_run_pseudo_label_accuracy_ratio",
     "rzero_run_pseudo_label_accuracy_lower_ratio",
     "rzero_run_pseudo_label_accuracy_upper_ratio",
+    "rzero_run_pseudo_label_accuracy_upper90_ratio",
     "rzero_run_pseudo_label_accuracy_baseline_ratio",
     "rzero_run_pseudo_label_accuracy_baseline_lower_ratio",
     "rzero_run_pseudo_label_accuracy_best_ratio",
@@ -101,9 +103,10 @@ def test_200_runs_of_50_iterations_stay_within_series_and_time() -> None:
     spec, status = full_spec(), full_status(50)
     for number in range(200):
         metrics.seen("ml", f"run-{number}", spec, status)
-    began = time.perf_counter()
+    # Processor time: a busy machine makes no scrape dearer.
+    began = time.process_time()
     page = metrics.render()
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     series = sum(not line.startswith(b"#") for line in page.splitlines())
     print(f"{series} series, {len(page)} bytes, {seconds:.2f} s")
     assert 200 * 100 < series < MOST_SERIES

@@ -73,6 +73,15 @@ app.kubernetes.io/component: operator
 {{- with include "rzero.stageServiceAccountName" . -}}
 {{- $_ := set $defaults "serviceAccountName" . -}}
 {{- end -}}
+{{- if .Values.metrics.podMonitor.enabled -}}
+{{- /* Two scrapes, in seconds: how far a moment moves when the interval is added twice. Of days and weeks, nothing. */ -}}
+{{- $interval := .Values.metrics.podMonitor.interval -}}
+{{- $moment := toDate "2006-01-02" "2000-01-01" -}}
+{{- $later := $moment | dateModify $interval | dateModify $interval -}}
+{{- with sub (unixEpoch $later) (unixEpoch $moment) -}}
+{{- $_ := set $defaults "metricsLingerSeconds" . -}}
+{{- end -}}
+{{- end -}}
 {{- toJson $defaults -}}
 {{- end -}}
 
