@@ -7,7 +7,7 @@ from pydantic import Field
 
 from rzero_core.guardrail import Outcome
 from rzero_core.run import Stage
-from rzero_core.task import MOST_SAMPLES, LabelSample
+from rzero_core.task import LONGEST_WHY, MOST_SAMPLES, LabelSample
 from rzero_core.wire import Wire
 
 
@@ -108,6 +108,8 @@ class LabelAccuracyStatus(Wire):
     """Labels that were judged."""
     abstained: int = Field(0, ge=0)
     """Labels of the sample that the auditor could not judge."""
+    why: str | None = Field(None, max_length=LONGEST_WHY)
+    """Why an oracle left the accuracy unknown: how many labels got no verdict for which reason."""
     method: str
     """Auditor and estimator; series are comparable while it stays the same."""
     is_upper_bound: bool = False

@@ -34,6 +34,10 @@ CACHE_VARIABLE = "RZERO_CACHE"
 MAX_RESULT_BYTES = 4096
 MOST_SAMPLES, LONGEST_SAMPLE = 3, 80
 """Verdicts that a result shows, and the bytes of each of their texts."""
+LONGEST_WHY = 160
+"""Characters of a result's reason why label accuracy is unknown."""
+ORACLE_KEY_VARIABLE = "RZERO_ORACLE_API_KEY"
+"""Key of the oracle's API, for BuildCurriculum alone."""
 
 _SHARD = re.compile(r"(.*/shard-)([0-9]{4})", re.DOTALL)
 _SHARDS = re.compile(r"(.*/shard-)\{([0-9]{4})\.\.([0-9]{4})\}", re.DOTALL)
@@ -262,6 +266,8 @@ class LabelAudit(Wire):
     """Those of them that are right."""
     abstained: int = 0
     """Labels of the sample that the auditor could not judge."""
+    why: str | None = Field(None, max_length=LONGEST_WHY)
+    """Why an oracle left the accuracy unknown: how many labels got no verdict for which reason."""
     method: str = Field(max_length=200)
     """Auditor and estimator; series are comparable while it stays the same."""
     is_upper_bound: bool = False

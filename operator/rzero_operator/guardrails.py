@@ -71,8 +71,10 @@ def review(spec: RunSpec, draft: Draft) -> Draft:
     )
     step = Step(group.iteration, Stage.BUILD_CURRICULUM)
     told = condition_of(status, CONDITION)
-    if told is None or told.reason != reason_of(found.outcome):
-        bad = found.outcome in (Outcome.DROPPED, Outcome.BELOW_FLOOR)
+    bad = found.outcome in (Outcome.DROPPED, Outcome.BELOW_FLOOR)
+    # Each bad curriculum is told of, and a limit that turns out broken after it was changed.
+    worse = bad and (before is None or (found.acts and not before.acts))
+    if worse or told is None or told.reason != reason_of(found.outcome):
         draft = draft.tell(reason_of(found.outcome), message, step, warning=bad)
     for canary in found.canaries if before is None else ():
         draft = draft.tell(CANARY, f"iteration {group.iteration}: {canary}", step, warning=True)
@@ -89,6 +91,8 @@ def judge(spec: RunSpec, status: RunStatus) -> Verdict:
         return Verdict(Outcome.UNKNOWN, _unknown(group.label_accuracy))
     limits = spec.label_accuracy
     verdict = guardrail.judge(audits, limits.floor, limits.max_drop)
+    if verdict.outcome is Outcome.UNKNOWN:
+        return replace(verdict, message=verdict.message + _because(group.label_accuracy))
     if verdict.outcome is not Outcome.DROPPED:
         return verdict
     message = verdict.message + _confidently_wrong(status, verdict.since, group)
@@ -246,7 +250,7 @@ def _again(group: IterationStatus) -> Audit | None:
         auditor=report.method,
         again=True,
         judged=earlier.sample_size,
-        certain=_is_certain(report),
+        certain=is_certain(report),
         uncorrected=_as_said(earlier.uncorrected),
     )
 
@@ -272,7 +276,7 @@ def _audit(status: RunStatus, group: IterationStatus) -> Audit | None:
         looks=max(looks, default=1),
         upper_bound=report.is_upper_bound,
         judged=report.sample_size,
-        certain=_is_certain(report),
+        certain=is_certain(report),
         uncorrected=_as_said(report.uncorrected),
     )
 
@@ -284,7 +288,7 @@ def _as_said(report: UncorrectedLabelAccuracy | None) -> Uncorrected | None:
     return Uncorrected(ends, float(report.skill))
 
 
-def _is_certain(report: LabelAccuracyStatus) -> bool:
+def is_certain(report: LabelAccuracyStatus) -> bool:
     """Whether the interval is no matter of chance: what cannot be computed may be right or not."""
     return report.method == AuditorType.PROGRAMMATIC
 
@@ -293,4 +297,9 @@ def _unknown(report: LabelAccuracyStatus) -> str:
     if not report.sample_size + report.abstained:
         return f"accuracy is unknown: nothing checks labels (auditor {report.method})"
     asked = report.sample_size + report.abstained
-    return f"accuracy is unknown: {report.method} judged {report.sample_size} of {asked} labels"
+    judged = f"{report.method} judged {report.sample_size} of {asked} labels"
+    return f"accuracy is unknown: {judged}{_because(report)}"
+
+
+def _because(report: LabelAccuracyStatus) -> str:
+    return f": {report.why}" if report.why else ""

@@ -14,6 +14,7 @@ from rzero_core.run import Stage
 from rzero_core.task import (
     CACHE_VARIABLE,
     NEVER_RETRIED,
+    ORACLE_KEY_VARIABLE,
     RESULT_VARIABLE,
     SHARD_VARIABLE,
     TASK_VARIABLE,
@@ -184,6 +185,8 @@ class LiveAttempt:
             "PYTHONUNBUFFERED": "1",
         }
         environment.pop(SHARD_VARIABLE, None)
+        if self.start.step.stage is not Stage.BUILD_CURRICULUM:
+            environment.pop(ORACLE_KEY_VARIABLE, None)
         if shard is not None:
             environment[SHARD_VARIABLE] = str(shard)
         if self._gpus or self.start.settings.gpus == 0:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import IO, Any
 
-from rzero_core.task import RESULT_VARIABLE
+from rzero_core.task import ORACLE_KEY_VARIABLE, RESULT_VARIABLE
 from rzero_operator.process import die_with
 
 _COMMAND = (sys.executable, "-P", "-m", "rzero_stages.nursery")
@@ -41,6 +41,8 @@ class Nursery:
         (folder / "logs").mkdir(exist_ok=True)
         # By this variable a later runner finds what an earlier one left alive.
         environment = os.environ | {RESULT_VARIABLE: str(folder / "nursery")}
+        # Its children are stages of all kinds, and the kernel shows with what it was started.
+        environment.pop(ORACLE_KEY_VARIABLE, None)
         with theirs, (folder / "logs" / "nursery.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*_COMMAND, str(theirs.fileno())],

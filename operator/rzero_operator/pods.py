@@ -9,6 +9,7 @@ from rzero_core.run import KlReference, RunSpec, StageSettings
 from rzero_core.task import (
     CACHE_VARIABLE,
     DEFAULT_RESULT_PATH,
+    ORACLE_KEY_VARIABLE,
     TASK_VARIABLE,
     BuildCurriculumTask,
     StageTask,
@@ -28,6 +29,7 @@ CACHE = "/cache"
 SOLVER_PORT = 8000
 MASTER_PORT = 29500
 METRICS_PORT_VARIABLE = "RZERO_METRICS_PORT"
+METRICS_LINGER_VARIABLE = "RZERO_METRICS_LINGER_SECONDS"
 _USER = 65532
 _PROBE = (
     f"import urllib.request as r; r.urlopen('http://127.0.0.1:{SOLVER_PORT}/health', timeout=4)"
@@ -52,6 +54,8 @@ class StageDefaults(Wire):
     """Requests and limits of every stage's container, before `gpus` and pod templates."""
     metrics_port: int | None = None
     """Port on which stages serve metrics; absent: none."""
+    metrics_linger_seconds: int | None = None
+    """Time of two scrapes, which a finished stage waits for at most; absent: nothing may come."""
     termination_grace_period_seconds: int = 120
     """Time in which training brings its step to an end and publishes a checkpoint."""
     labels: dict[str, str] = Field(default_factory=dict)
@@ -122,6 +126,8 @@ def _pod(
             *environment,
             {"name": METRICS_PORT_VARIABLE, "value": str(defaults.metrics_port)},
         ]
+        if (seconds := defaults.metrics_linger_seconds) is not None:
+            main["env"].append({"name": METRICS_LINGER_VARIABLE, "value": str(seconds)})
     pod: dict[str, Any] = {
         "automountServiceAccountToken": False,
         "containers": [main],
@@ -227,7 +233,7 @@ def _environment(spec: RunSpec, task: StageTask) -> list[dict[str, Any]]:
         variables.append(_from_secret(spec.model_secret_name, "HF_TOKEN"))
     oracle = spec.label_accuracy.auditor.oracle
     if oracle and oracle.secret_name and isinstance(task, BuildCurriculumTask):
-        variables.append(_from_secret(oracle.secret_name, "RZERO_ORACLE_API_KEY"))
+        variables.append(_from_secret(oracle.secret_name, ORACLE_KEY_VARIABLE))
     return variables
 
 

@@ -203,6 +203,7 @@ def label_accuracy_of(result: StageResult) -> LabelAccuracyStatus | None:
         upper=_decimal_or_none(audit.upper),
         sample_size=audit.sample_size,
         abstained=audit.abstained,
+        why=audit.why,
         method=audit.method,
         is_upper_bound=audit.is_upper_bound,
         uncorrected=_uncorrected(audit.uncorrected),
@@ -268,7 +269,7 @@ def _curriculum(status: RunStatus, iteration: int) -> str:
 
 
 def _scores(status: RunStatus, iteration: int) -> str | None:
-    """None where the evaluation failed: it is never tried again."""
+    """None where the evaluation failed: the next one is not compared with it."""
     entry = status.find(iteration, Stage.EVALUATE)
     return entry.outputs["scores"] if entry and entry.state is StageState.DONE else None
 

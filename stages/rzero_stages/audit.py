@@ -76,8 +76,8 @@ def audit(
     elif auditor.oracle is not None and found.result.estimate is None:
         found = _computed(task, store, found, curriculum, least=_LEAST_COVERAGE)
     if found.result.estimate is None and bound is not None:
-        abstained = found.result.abstained
-        found = replace(found, result=bound.model_copy(update={"abstained": abstained}))
+        silence = {"abstained": found.result.abstained, "why": found.result.why}
+        found = replace(found, result=bound.model_copy(update=silence))
     shares = found.result.model_dump(include={"estimate", "lower", "upper"}, exclude_none=True)
     reported = {name: round(share, 6) for name, share in shares.items()}
     shown = {"samples": audit_archive.samples(found.verdicts)}

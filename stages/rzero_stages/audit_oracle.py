@@ -4,10 +4,12 @@ The oracle never sees a label and never judges.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from rzero_core.guardrail import ALPHA, LOOKS, WIDEST, below_floor
+from rzero_core.intervals import Uncorrected
 from rzero_core.label_accuracy import (
     AuditedStratum,
     AuditorUnusableError,
@@ -19,7 +21,13 @@ from rzero_core.label_accuracy import (
 from rzero_core.records import JudgedProbe, LabeledQuestion, OracleAnswers, Verdict
 from rzero_core.run import Oracle
 from rzero_core.store import ArtifactStore
-from rzero_core.task import BuildCurriculumTask, EarlierLabelAudit, LabelAudit, derive_seed
+from rzero_core.task import (
+    LONGEST_WHY,
+    BuildCurriculumTask,
+    EarlierLabelAudit,
+    LabelAudit,
+    derive_seed,
+)
 from rzero_stages import audit_archive
 from rzero_stages.audit_archive import Archive
 from rzero_stages.audit_sample import Strata
@@ -60,7 +68,9 @@ def judge(
     desk = OracleDesk(task, store, oracle, first_pause)
     seed = derive_seed(task.seed, task.iteration, task.stage, "audit")
     strata = Strata(curriculum, task.label_accuracy.sample_size, seed)
-    judged_probes, estimate, verdicts = list(probes), None, dict[str, Verdict]()
+    judged_probes, verdicts, counted = list(probes), dict[str, Verdict](), list[AuditedStratum]()
+    # The estimate, or why there is none.
+    estimate: Estimate | str = ""
     looks = 0
     while looks < LOOKS:
         size = min(len(curriculum), task.label_accuracy.sample_size * (looks + 1))
@@ -73,15 +83,15 @@ def judge(
         if looks == 1:
             judged_probes = desk.probe_verdicts(probes)
         counted = strata.audited(verdicts)
-        estimate = _estimate(counted, judged_probes)
-        if estimate is None or size == len(curriculum):
+        estimate = _estimate(counted, judged_probes, verdicts.values())
+        if isinstance(estimate, str) or size == len(curriculum):
             break
-        # More questions help against neither abstentions nor the oracle's own errors.
-        width = audited([replace(s, abstained=0) for s in counted]).accuracy.width
         floor = task.label_accuracy.floor
-        if width <= WIDEST or below_floor(estimate.accuracy, floor, ALPHA / LOOKS):
+        certain = below_floor(estimate.accuracy, floor, ALPHA / LOOKS)
+        if certain or not _asks_for_more(estimate, counted):
             break
     found = list(verdicts.values())
+    _log(estimate, found)
     result = _result(oracle, estimate, found)
     archive = audit_archive.of_another_method(task, store, result)
     if archive is not None:
@@ -89,7 +99,8 @@ def judge(
         result = result.model_copy(update={"earlier": earlier})
     metrics = desk.metrics() | _probe_metrics(judged_probes) | {"auditLooks": float(looks)}
     if any(verdict.right is not None for verdict in found):
-        metrics |= _bounds(strata.audited(verdicts))
+        low, high = _bounds(counted)
+        metrics |= {"labelAccuracyLow": round(low, 6), "labelAccuracyHigh": round(high, 6)}
     return Outcome(result, found, judged_probes, desk.rows(), metrics)
 
 
@@ -119,15 +130,26 @@ def _judge_again(
     if desk.unanswered(strata.sample) > desk.affordable():
         log.warning("the budget has nothing left for the labels of the iteration before")
         return None
-    counted = strata.audited(desk.verdicts(strata.sample))
-    estimate = _estimate(counted, probes)
-    if estimate is None:
+    verdicts = desk.verdicts(strata.sample)
+    estimate = _estimate(strata.audited(verdicts), probes, verdicts.values())
+    _log(estimate, verdicts.values())
+    if isinstance(estimate, str):
         return None
     return audit_archive.judged_again(estimate.accuracy, estimate.sample_size, estimate.uncorrected)
 
 
-def _result(oracle: Oracle, estimate: Estimate | None, verdicts: Sequence[Verdict]) -> LabelAudit:
-    """What is reported; unknown stays unknown, with how many labels got no verdict."""
+def _asks_for_more(estimate: Estimate, strata: Sequence[AuditedStratum]) -> bool:
+    """Whether the interval is too wide to decide, and a larger sample could make it narrow.
+
+    It helps against neither abstentions nor the oracle's own errors.
+    """
+    said, skill = estimate.uncorrected or Uncorrected(estimate.accuracy, 1.0)
+    low, high = _bounds(strata)
+    return said.width / skill > WIDEST >= (high - low) / skill
+
+
+def _result(oracle: Oracle, estimate: Estimate | str, verdicts: Sequence[Verdict]) -> LabelAudit:
+    """What is reported; unknown stays unknown, with how many labels got no verdict, and why."""
     says = [verdict.right for verdict in verdicts]
     abstained = says.count(None)
     found = LabelAudit(
@@ -136,8 +158,8 @@ def _result(oracle: Oracle, estimate: Estimate | None, verdicts: Sequence[Verdic
         abstained=abstained,
         method=f"Oracle {oracle.model[:100]} x{oracle.samples} #{identity(oracle)[:8]}",
     )
-    if estimate is None:
-        return found
+    if isinstance(estimate, str):
+        return found.model_copy(update={"why": estimate[:LONGEST_WHY] or None})
     name = "Rogan-Gladen" if estimate.method is Method.ROGAN_GLADEN else "stratified"
     return found.model_copy(
         update={
@@ -150,27 +172,47 @@ def _result(oracle: Oracle, estimate: Estimate | None, verdicts: Sequence[Verdic
     )
 
 
-def _estimate(strata: Sequence[AuditedStratum], probes: Sequence[JudgedProbe]) -> Estimate | None:
+def _estimate(
+    strata: Sequence[AuditedStratum],
+    probes: Sequence[JudgedProbe],
+    verdicts: Collection[Verdict],
+) -> Estimate | str:
     """Stratified by agreement, which uses up all that vote shares could tell PPI++; corrected by
-    the oracle's own errors where probes show enough of them. None: unknown.
+    the oracle's own errors where probes show enough of them. Or why it is unknown.
     """
-    counts = _counts(probes)
     try:
-        return audited(strata, Probes(*counts))
+        return audited(strata, Probes(*_counts(probes)))
     except AuditorUnusableError as error:
-        log.warning("%s", error)
+        return str(error)
     except ValueError:
-        log.warning("the oracle gave no verdict: the accuracy of these labels is unknown")
-    return None
+        return _silence(verdicts)
 
 
-def _bounds(strata: Sequence[AuditedStratum]) -> dict[str, float]:
+def _silence(verdicts: Collection[Verdict]) -> str:
+    """The commonest reasons why labels got no verdict; all are our own words, not a server's."""
+    text = ""
+    for why, count in Counter(v.why for v in verdicts if v.right is None).most_common():
+        longer = f"{text}, {count} {why}".removeprefix(", ")
+        if len(longer) > LONGEST_WHY:
+            break
+        text = longer
+    return text
+
+
+def _log(estimate: Estimate | str, verdicts: Collection[Verdict]) -> None:
+    """Say what is missing of an audit, and why."""
+    silent = sum(verdict.right is None for verdict in verdicts)
+    if silent:
+        reasons = _silence(verdicts)
+        log.warning("%d of %d labels got no verdict: %s", silent, len(verdicts), reasons)
+    if isinstance(estimate, str) and silent < len(verdicts):
+        log.warning("%s", estimate)
+
+
+def _bounds(strata: Sequence[AuditedStratum]) -> tuple[float, float]:
     """The shares before any correction, with abstentions as wrong labels and without them."""
     wrong = [AuditedStratum(s.size, s.right, s.wrong + s.abstained) for s in strata]
-    return {
-        "labelAccuracyLow": round(audited(wrong).accuracy.estimate, 6),
-        "labelAccuracyHigh": round(audited(strata).accuracy.estimate, 6),
-    }
+    return audited(wrong).accuracy.estimate, audited(strata).accuracy.estimate
 
 
 def _counts(probes: Sequence[JudgedProbe]) -> tuple[int, int, int, int]:

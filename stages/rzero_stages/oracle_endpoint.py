@@ -18,11 +18,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from rzero_core import answers
 from rzero_core.run import Oracle
-from rzero_core.task import derive_seed
+from rzero_core.task import ORACLE_KEY_VARIABLE, derive_seed
 from rzero_stages.endpoint import PASSING_CODES, GrowingPause, Passing, retry_after
 from rzero_stages.oracle_identity import ORACLE_PROMPT, completions_url
 
-KEY_VARIABLE = "RZERO_ORACLE_API_KEY"
 CONNECTIONS = 16
 _TRIES = 4
 _TRIES_OF_A_LATE_CALL = 2
@@ -33,6 +32,7 @@ _BYTES_PER_TOKEN = 32
 _BYTES_OF_FORM = 65536
 _SHORTEST_KEY = 8
 """A shorter key may stand in an answer by chance."""
+_REFUSES_A_FIELD = frozenset({400, 422})
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,12 @@ class OracleEndpoint:
     """Asks `{endpoint}/chat/completions`, one answer a call.
 
     Passing trouble (429, 5xx, time-outs, a broken connection) is tried again, with pauses of at
-    least what `Retry-After` says. All calls count against `maxCalls`, and their tokens against
-    `maxTotalTokens`, which those on their way when it is reached may exceed: 16 at most. After
-    eight failed draws in a row, whatever failed them, or a refused key, nothing more is asked.
+    least what `Retry-After` says. A server may not know all fields of a call: `max_tokens` gets its
+    newer name where the server names that, and `seed` goes where a first call is refused. All calls
+    count against `maxCalls`, and their tokens against `maxTotalTokens`, which those on their way
+    when it is reached may exceed: 16 at most. After eight failed draws in a row, whatever failed
+    them, or a refused key, nothing more is asked. Draws that ran out of time are failed ones where
+    no other of their `ask` was answered.
     """
 
     def __init__(self, oracle: Oracle, seed: int, first_pause: float = 0.5) -> None:
@@ -72,7 +75,7 @@ class OracleEndpoint:
         self.seconds = 0.0
         self._oracle = oracle
         self._seed = seed
-        self._key = os.environ.get(KEY_VARIABLE, "").strip()
+        self._key = os.environ.get(ORACLE_KEY_VARIABLE, "").strip()
         self._pause = GrowingPause(first_pause)
         self._trust = httpx.create_ssl_context()
         self._closed: str | None = None
@@ -80,6 +83,9 @@ class OracleEndpoint:
             self._url = httpx.URL(completions_url(oracle.endpoint))
         except httpx.InvalidURL:
             self._closed = "the endpoint is no URL"
+        if not (self._key.isascii() and self._key.isprintable()):
+            # No header can carry it, and a call without it is none that the user asked for.
+            self._closed = f"{ORACLE_KEY_VARIABLE} is not printable ASCII, so no call was made"
         secrets = [self._key]
         if not self._closed and self._url.password:
             login = f"{self._url.username}:{self._url.password}".encode()
@@ -88,6 +94,8 @@ class OracleEndpoint:
         self._failures = 0
         self._next_call = 0.0
         self._length_field = "max_tokens"
+        self._seeded = True
+        self._seed_is_known = False
 
     def ask(self, draws: Sequence[Draw]) -> list[Reply]:
         """The replies in the order of `draws`; takes at most `longest(len(draws))` seconds."""
@@ -126,7 +134,7 @@ class OracleEndpoint:
         # A compressed answer could be a thousand times what came over the wire.
         headers = {"Accept-Encoding": "identity"}
         auth = None
-        if self._key.isascii() and self._key.isprintable() and self._key:
+        if self._key and not self._closed:
             headers["Authorization"] = f"Bearer {self._key}"
         elif not self._closed and self._url.userinfo:
             auth = httpx.BasicAuth(self._url.username, self._url.password)
@@ -140,7 +148,11 @@ class OracleEndpoint:
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        return [Reply(why="out of time") if task in late else task.result() for task in tasks]
+        replies = [Reply(why="out of time") if task in late else task.result() for task in tasks]
+        # An endpoint that answers some of them is slow, not down.
+        if all(reply.why for reply in replies):
+            self._fail("out of time", len(late))
+        return replies
 
     async def _draw(
         self, client: httpx.AsyncClient, places: asyncio.Semaphore, draw: Draw
@@ -158,12 +170,15 @@ class OracleEndpoint:
             except _NotAsked as error:
                 return Reply(why=str(error))
             except (_Abstain, Passing) as error:
-                self._failures += 1
-                if self._failures >= _PATIENCE and not self._closed:
-                    self._closed = f"given up after {_PATIENCE} failures in a row: {error}"
+                self._fail(str(error))
                 return Reply(why=str(error))
         self._failures = 0
         return Reply(answer=answers.extract(text))
+
+    def _fail(self, why: str, draws: int = 1) -> None:
+        self._failures += draws
+        if self._failures >= _PATIENCE and not self._closed:
+            self._closed = f"given up after {_PATIENCE} failures in a row: {why}"
 
     async def _call(self, client: httpx.AsyncClient, draw: Draw) -> str:
         """The text of one answer. Errors say what happened in our own words, never the server's."""
@@ -215,6 +230,8 @@ class OracleEndpoint:
         await asyncio.sleep(turn - now)
 
     def _body(self, draw: Draw) -> dict[str, Any]:
+        # Some models refuse a temperature, and some servers a seed.
+        seed = {"seed": derive_seed(self._seed, "oracle", draw.id, draw.number)}
         return {
             "model": self._oracle.model,
             "messages": [
@@ -222,7 +239,7 @@ class OracleEndpoint:
                 {"role": "user", "content": draw.text},
             ],
             self._length_field: self._oracle.max_tokens,
-            "seed": derive_seed(self._seed, "oracle", draw.id, draw.number),
+            **(seed if self._seeded else {}),
         }
 
     async def _read(self, response: httpx.Response) -> bytes:
@@ -240,6 +257,7 @@ class OracleEndpoint:
     def _check_status(self, response: httpx.Response, data: bytes, body: dict[str, Any]) -> None:
         code = response.status_code
         if code == 200:
+            self._seed_is_known |= "seed" in body
             return
         pause = retry_after(response)
         if code >= 500 or code in PASSING_CODES:
@@ -250,8 +268,11 @@ class OracleEndpoint:
         if code == 400 and b"max_completion_tokens" in data and "max_tokens" in body:
             self._length_field = "max_completion_tokens"
             raise Passing(f"HTTP {code}")
+        if code in _REFUSES_A_FIELD and "seed" in body and not self._seed_is_known:
+            self._seeded = False
+            raise Passing(f"HTTP {code}")
         if code in (401, 403):
-            self._closed = f"HTTP {code}: {KEY_VARIABLE} is missing or not accepted"
+            self._closed = f"HTTP {code}: {ORACLE_KEY_VARIABLE} is missing or not accepted"
         raise _Abstain(self._closed or f"HTTP {code}")
 
     def _counted(self, draw: Draw, text: str, usage: Any) -> int:

@@ -19,7 +19,14 @@ from rzero_core.status import (
     StageStatus,
     UncorrectedLabelAccuracy,
 )
-from rzero_core.task import LONGEST_SAMPLE, MOST_SAMPLES, LabelSample, RunRef, stage_prefix
+from rzero_core.task import (
+    LONGEST_SAMPLE,
+    LONGEST_WHY,
+    MOST_SAMPLES,
+    LabelSample,
+    RunRef,
+    stage_prefix,
+)
 from rzero_operator.history import fitted
 from rzero_operator.tasks import OUTPUT, POOL_STAGES
 from tests.cluster.control_plane import ControlPlane
@@ -93,6 +100,7 @@ def iteration(run: RunRef, number: int, rounds: int) -> IterationStatus:
         label_accuracy=LabelAccuracyStatus(
             **share,
             abstained=100_000,
+            why="w" * LONGEST_WHY,
             method="a" * 200,
             uncorrected=said,
             earlier=EarlierLabelAccuracy(**share, uncorrected=said),

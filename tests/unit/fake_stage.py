@@ -2,7 +2,8 @@
 
 `RZERO_FAKE` names a folder. `<stage>.script` in it holds what the next starts of that stage do, one
 word a line, taken from the top: a number (exit code), `hang`, `slow`, `kill`, `silent`. Every start
-is written down in `starts`. `audit.json` is what every BuildCurriculum finds out about its labels.
+is written down in `starts`, and in `keyed` where it got the oracle's key. `audit.json` is what
+every BuildCurriculum finds out about its labels.
 """
 
 import json
@@ -29,6 +30,9 @@ def main() -> int:
     words = (task["iteration"], task["stage"], task["round"], task["attempt"], shard, os.getpid())
     with open(f"{folder}/starts", "a") as starts:
         starts.write(" ".join(map(str, words)) + "\n")
+    if "RZERO_ORACLE_API_KEY" in os.environ:
+        with open(f"{folder}/keyed", "a") as keyed:
+            keyed.write(f"{task['stage']}\n")
     line = {"event": "progress", "done": 1, "total": 2, "unit": "steps", "metrics": {"reward": 0.5}}
     print(json.dumps(line), flush=True)
     print("a word on standard error", file=sys.stderr, flush=True)

@@ -23,7 +23,7 @@ def test_the_budget_of_calls_holds_and_what_is_left_abstains(tmp_path: Path) -> 
 
 def test_failed_calls_of_an_attempt_before_count_against_the_budget(tmp_path: Path) -> None:
     def fails(body: dict[str, Any]) -> Reply:
-        return (400, {}, b"") if int(asked(body).split()[4]) % 2 else legs(body)
+        return (404, {}, b"") if int(asked(body).split()[4]) % 2 else legs(body)
 
     with oracle_server(fails) as (url, requests):
         first = judge_at(tmp_path, url, 12, samples=1, max_calls=16)

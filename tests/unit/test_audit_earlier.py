@@ -12,6 +12,7 @@ from oracle_server import Reply, asked, legs, oracle_server, says
 from rzero_core.records import Verdict, VotedProbe, VotedQuestion
 from rzero_core.run import AuditorType, LabelAccuracy, Labels
 from rzero_core.task import (
+    LONGEST_WHY,
     MAX_RESULT_BYTES,
     EarlierLabelAudit,
     LabelAudit,
@@ -302,6 +303,10 @@ def test_the_largest_result_of_an_audit_fits_a_termination_message(tmp_path: Pat
     )
     assert len(names) == 41
     assert len(largest.to_json().encode()) <= MAX_RESULT_BYTES
+    # A reason why stands only where there is no estimate that an earlier one could be compared to.
+    unknown = {"why": "w" * LONGEST_WHY, "uncorrected": None, "earlier": None}
+    silent = largest.model_copy(update={"label_audit": report.model_copy(update=unknown)})
+    assert len(silent.to_json().encode()) <= MAX_RESULT_BYTES
 
 
 def sums(right: int, wrong: int, others: int = 0) -> list[VotedQuestion]:

@@ -40,6 +40,21 @@ def test_the_key_reaches_the_oracle_and_nothing_else(
         assert len(requests) <= 6 and "RZERO_ORACLE_API_KEY" in str(verdicts(result)[0].why)
 
 
+@pytest.mark.parametrize("key", ["sk-kéy-0123456789", "sk-secret\n-0123456789"])
+def test_a_key_that_no_header_can_carry_is_named_and_no_call_goes_without_it(
+    tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RZERO_ORACLE_API_KEY", key)
+    with oracle_server(lambda _: says("\\boxed{8}")) as (url, requests):
+        result = audit(tmp_path, spider_pool(3, lambda _: True), oracle(url))
+    assert requests == []
+    assert found(result).why == (
+        "3 RZERO_ORACLE_API_KEY is not printable ASCII, so no call was made"
+    )
+    for place in (everything_under(tmp_path), caplog.text, result.to_json()):
+        assert "0123456789" not in place
+
+
 @pytest.mark.parametrize(
     "echo",
     [

@@ -129,7 +129,8 @@ def test_a_drop_is_as_sure_as_what_an_oracle_said_however_badly_its_errors_are_k
     said = newcombe(380, 500, 310, 500, confidence=0.9)
     assert since == 1
     assert list(loss) == pytest.approx([end / 0.7 for end in said])
-    assert drop([corrected(1, 335, few), now]) is None
+    # 3.6 points of 0.7 are more than five points of accuracy, and may be chance.
+    assert drop([corrected(1, 328, few), now]) is None
 
 
 def test_a_loss_of_accuracy_that_only_the_correction_shows_is_no_drop() -> None:

@@ -11,14 +11,15 @@ from rzero_core.status import GuardrailAction, Phase, RunStatus
 from rzero_operator.tasks import Step
 
 
-def test_warn_tells_once_and_trains_on() -> None:
+def test_warn_tells_of_each_bad_curriculum_once_and_trains_on() -> None:
     world = declare("Warn")
     play(world, {1: 0.9, 2: 0.45, 3: 0.4})
     found = healthy(world.status)
     assert (found.status, found.reason) == ("False", "LabelAccuracyBelowFloor")
     assert "below the floor of 0.60" in found.message
     assert trained(world) == [1, 2, 3]
-    assert reasons(world) == ["LabelAccuracyHealthy", "LabelAccuracyBelowFloor", "Succeeded"]
+    below = "LabelAccuracyBelowFloor"
+    assert reasons(world) == ["LabelAccuracyHealthy", below, below, "Succeeded"]
     event = next(e for e in world.events if e.reason == "LabelAccuracyBelowFloor")
     assert event.warning and event.message.startswith("iteration 2: accuracy is 0.450")
     records = [group.guardrail for group in world.status.iterations]

@@ -157,12 +157,14 @@ def test_a_drop_beside_growing_agreement_is_told_as_what_it_is(
 
 
 def test_an_upper_bound_never_acts() -> None:
-    bound = audit(0.3).model_copy(update={"is_upper_bound": True, "method": "raters"})
+    why = {"is_upper_bound": True, "method": "raters", "why": "300 HTTP 401"}
+    bound = audit(0.3).model_copy(update=why)
     world = declare("Stop")
     play(world, {1: bound, 2: bound, 3: bound})
     assert trained(world) == [1, 2, 3]
     found = healthy(world.status)
     assert (found.status, found.reason) == ("Unknown", "LabelAccuracyUnknown")
+    assert found.message.endswith(": 300 HTTP 401")
     assert world.status.latest_label_accuracy == "<=0.300"
 
 

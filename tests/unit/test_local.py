@@ -132,9 +132,20 @@ def pids(place: Path) -> list[int]:
 def is_alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
+
+
+def wait_until_it_hangs(place: Path, stage: str) -> int:
+    """Until a start of the stage has read its script and the runner has seen it: its process."""
+    wait_until(lambda: len(pids(place)) == 1)
+    # Ended before it read the script, it would leave the word to the next start.
+    wait_until(lambda: (place / f"{stage}.script").read_text() == "")
+    # Ended before it was seen, the attempt would cost nothing.
+    wait_until(lambda: "execution" in RunFolder(make_manifest()).status_path.read_text())
+    (found,) = pids(place)
+    return found
 
 
 def test_a_run_goes_through_all_stages_and_all_shards(place: Path) -> None:
@@ -156,6 +167,14 @@ def test_a_run_goes_through_all_stages_and_all_shards(place: Path) -> None:
     log = folder.path / "logs" / "i0001-labelQuestions-a1-s0002.log"
     assert log.read_text() == "a word on standard error\n"
     assert [event.reason for event in display.events].count("StageDone") == 5
+
+
+def test_the_key_of_the_oracle_reaches_the_stage_alone_that_asks_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RZERO_ORACLE_API_KEY", "sk-secret-0123456789")
+    assert carry_out(make_manifest())[0].phase is Phase.SUCCEEDED
+    assert (place / "keyed").read_text() == "buildCurriculum\n"
 
 
 def test_progress_is_shown_over_all_shards(place: Path) -> None:
@@ -250,8 +269,7 @@ def test_a_run_that_the_guardrail_paused_waits_until_a_user_says_resume(place: P
 def test_an_interrupted_run_stops_after_a_checkpoint_and_goes_on(place: Path) -> None:
     script(place, "trainChallenger", "hang")
     runner = start_runner(place, make_manifest())
-    wait_until(lambda: len(pids(place)) == 1)
-    time.sleep(0.3)
+    wait_until_it_hangs(place, "trainChallenger")
     runner.send_signal(signal.SIGINT)
     assert runner.communicate(timeout=60)[0] == "Suspended\n"
     entry = RunFolder(make_manifest()).read_status().find(1, Stage.TRAIN_CHALLENGER)
@@ -266,10 +284,7 @@ def test_an_interrupted_run_stops_after_a_checkpoint_and_goes_on(place: Path) ->
 def test_stages_die_with_a_killed_runner_and_the_next_one_goes_on(place: Path) -> None:
     script(place, "trainChallenger", "hang")
     runner = start_runner(place, make_manifest())
-    wait_until(lambda: len(pids(place)) == 1)
-    (stage,) = pids(place)
-    # Killed earlier, the attempt would not have been seen, and would cost nothing.
-    wait_until(lambda: "execution" in RunFolder(make_manifest()).status_path.read_text())
+    stage = wait_until_it_hangs(place, "trainChallenger")
     runner.kill()
     runner.communicate()
     wait_until(lambda: not is_alive(stage))

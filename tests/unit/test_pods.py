@@ -323,6 +323,16 @@ def test_a_task_fits_the_environment_at_a_thousand_shards_and_all_rounds() -> No
         assert parse_task(text) == make_start(spec, stage, round=21, run=run).task
 
 
+@pytest.mark.parametrize(("seconds", "told"), [(30, "30"), (None, None)])
+def test_a_stage_is_told_how_long_two_scrapes_take_where_there_are_some(
+    seconds: int | None, told: str | None
+) -> None:
+    defaults = StageDefaults(image="stages:1", metrics_port=9090, metrics_linger_seconds=seconds)
+    variables = environment(main(Stage.EVALUATE, defaults))
+    assert variables["RZERO_METRICS_PORT"] == "9090"
+    assert variables.get("RZERO_METRICS_LINGER_SECONDS") == told
+
+
 def test_defaults_come_from_one_variable() -> None:
     given = {
         "image": "stages:1",
@@ -333,6 +343,7 @@ def test_defaults_come_from_one_variable() -> None:
         "resources": {},
         "labels": {},
         "metricsPort": 9464,
+        "metricsLingerSeconds": 30,
         "terminationGracePeriodSeconds": 60,
         "podTemplate": {},
     }
