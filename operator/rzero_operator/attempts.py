@@ -15,6 +15,10 @@ from rzero_operator.tasks import OUTPUT, Step, done, label_accuracy_of
 FIRST_BACK_OFF = 10.0
 """Seconds between the first failure and the next attempt; doubles with each failure."""
 LONGEST_BACK_OFF = 360.0
+_FOREIGN = (
+    "the stage reported no result of this attempt: check that the image of the stages is of the "
+    "operator's version"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class Attempts:
             if taken is not None:
                 return taken.tell("StageDone", f"{step}: done", step), None
         live = [attempt for attempt in seen if attempt.state in LIVE]
+        if live and _is_counted(entry, live[-1]):
+            return put_entry(draft, step.iteration, entry), live[-1]
+        if live and live[-1].state is AttemptState.FAILING:
+            # Counted before it is stopped: when it is gone nobody could say why it failed.
+            entry = entry.model_copy(update={"execution": live[-1].execution or None})
+            return self._close_attempt(draft, step, entry, live[-1]), live[-1]
         if live:
             entry = entry.model_copy(
                 update={"state": StageState.RUNNING, "execution": live[-1].execution or None}
@@ -106,9 +116,11 @@ class Attempts:
         settings = self.spec.stages.of(step.stage)
         code = last.exit_code if last else None
         message = (last.message or f"exit code {code}") if last else "the attempt vanished"
+        lost = last is None or last.preempted
         if last is not None and last.state is AttemptState.SUCCEEDED:
-            message = "the attempt ended without a result"
-        lost = last is None or last.preempted or last.state is AttemptState.SUCCEEDED
+            # Results that went with their pods, or those of something else.
+            lost = len(last.results) < (last.shards or 1)
+            message = "the attempt ended without a result" if lost else _FOREIGN
         failures, preemptions, state = entry.failures, entry.preemptions, StageState.WAITING
         not_before = None
         if code in NEVER_RETRIED:
@@ -145,6 +157,15 @@ class Attempts:
         reason = "AttemptLost" if lost else (last.reason if last else "") or "AttemptFailed"
         told = f"{step}: attempt {entry.attempts}: {message}"
         return draft.tell(reason, told, step, warning=True)
+
+
+def _is_counted(entry: StageStatus, attempt: Attempt) -> bool:
+    """Whether the end of an attempt that is still live was counted already."""
+    return (
+        entry.state is not StageState.RUNNING
+        and entry.attempts == attempt.number
+        and entry.execution == attempt.execution
+    )
 
 
 def back_off(failures: int) -> float:

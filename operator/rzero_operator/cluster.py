@@ -20,8 +20,9 @@ from rzero_operator.queue import RunKey
 
 Object = dict[str, Any]
 GROUP, VERSION, PLURAL = "rzero.dev", "v1alpha1", "coevolutionruns"
-PAGE = 100
-"""Objects of one answer: 1000 runs at once would fill the operator's memory."""
+PAGE = 10
+"""Objects of one answer. A run may hold 1 MB, several times that while it is read: 100 of them at
+once would fill the operator's memory."""
 TIMEOUT = 30.0
 """Seconds for one request."""
 _PLACES = {
@@ -78,6 +79,22 @@ class Cluster:
             raise
         return found
 
+    async def serves_runs(self) -> bool:
+        """Whether the server has the kind of runs, by what the watches, too, ask for it.
+
+        They never look again for a kind that was not there when they began.
+        """
+        groups = (await self._ask("GET", "/apis"))["groups"]
+        if not any(group["name"] == GROUP for group in groups):
+            return False
+        try:
+            found = await self._ask("GET", f"/apis/{GROUP}/{VERSION}")
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return any(resource["name"] == PLURAL for resource in found["resources"])
+
     async def runs(self, namespace: str | None) -> AsyncIterator[Object]:
         """All runs of a namespace, or (None) of the cluster."""
         place = f"namespaces/{namespace}/" if namespace is not None else ""
@@ -106,15 +123,18 @@ class Cluster:
         items: list[Object] = answer["items"]
         return items
 
-    async def create(self, item: Object) -> Object:
+    async def create(self, item: Object, *, dry_run: bool = False) -> Object:
         """Create an object. Raises `ApiError`; 409 when there is one of that name.
+
+        `dry_run`: only ask whether the server would take it.
 
         A field that the server does not know is refused: by default it would drop it, and with it
         what the author of a pod template wanted.
         """
         namespace = item["metadata"]["namespace"]
         path = _PLACES[item["apiVersion"], item["kind"]].format(namespace)
-        created: Object = await self._ask("POST", path, {"fieldValidation": "Strict"}, item)
+        query = {"fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
+        created: Object = await self._ask("POST", path, query, item)
         return created
 
     async def job(self, namespace: str, name: str) -> Object | None:

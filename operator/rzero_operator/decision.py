@@ -28,11 +28,14 @@ class AttemptState(StrEnum):
     RUNNING = "Running"
     STOPPING = "Stopping"
     """Told to stop, not yet ended."""
+    FAILING = "Failing"
+    """Cannot succeed any more, and does not end by itself."""
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
 
-LIVE = frozenset({AttemptState.RUNNING, AttemptState.STOPPING})
+LIVE = frozenset({AttemptState.RUNNING, AttemptState.STOPPING, AttemptState.FAILING})
+"""While it is so, it holds its devices."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The command `kubectl rzero`: shows and steers the runs of a cluster, by its user's own rights."""
 
 import json as json_text
+import sys
 import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from rzero_core.run import CoEvolutionRun, Stage
-from rzero_core.status import Phase
+from rzero_core.status import Phase, StageState
 from rzero_core.task import BadConfiguration
 from rzero_operator import kubectl_words as complete
 from rzero_operator.conditions import TERMINAL, condition_of
@@ -22,6 +23,7 @@ from rzero_operator.guardrails import is_held, is_stopped
 from rzero_operator.jobs import RESUME_ANNOTATION, RETRY_ANNOTATION
 from rzero_operator.kubectl_logs import StageLogs
 from rzero_operator.pods import MAIN
+from rzero_operator.printable import printable
 from rzero_operator.report_process import write_report
 from rzero_operator.views import closing_lines, overview, table
 
@@ -135,8 +137,9 @@ def logs(
     """Print the logs of the current stage, of all its shards."""
     connection = Connection(Target(namespace, context, kubeconfig))
     reader = StageLogs(connection, name, stage, container)
+    harmless = sys.stdout.isatty()
     for line in reader.follow() if follow else reader.read():
-        typer.echo(line)
+        typer.echo(_keep_tabs(line) if harmless else line)
 
 
 @app.command()
@@ -179,12 +182,21 @@ def resume(
 def retry(
     name: Run, namespace: Namespace = None, context: Context = None, kubeconfig: Kubeconfig = None
 ) -> None:
-    """Try a failed run again, with fresh budgets, or replace an attempt that cannot go on."""
+    """Try what failed again, with fresh budgets, or replace an attempt that cannot go on.
+
+    A run that succeeded though evaluations failed is evaluated again.
+    """
     connection = Connection(Target(namespace, context, kubeconfig))
-    reported = status_of(connection.run(name))
+    raw = connection.run(name)
+    reported = status_of(raw)
     stalled = condition_of(reported, "Stalled")
     if stalled is None or stalled.status != "True":
-        raise ClusterError(f"run {name} is {reported.phase}: nothing failed, so nothing to retry")
+        if not _evaluation_failed(raw):
+            nothing = "nothing failed, so nothing to retry"
+            raise ClusterError(f"run {name} is {reported.phase}: {nothing}")
+        if reported.phase not in TERMINAL:
+            later = "only an evaluation failed; retry it when the run has ended"
+            raise ClusterError(f"run {name} is {reported.phase}: {later}")
     value = datetime.now(UTC).isoformat()
     connection.change_run(name, {"metadata": {"annotations": {RETRY_ANNOTATION: value}}})
     typer.echo(f"run {name} is tried again; stages that are done are not done again")
@@ -242,6 +254,20 @@ def _console() -> Console:
         # Lines stay whole for grep.
         console.width = 1000
     return console
+
+
+def _keep_tabs(line: str) -> str:
+    """The line without what a terminal would obey; models and their libraries write to logs."""
+    return "\t".join(printable(part) for part in line.split("\t"))
+
+
+def _evaluation_failed(raw: dict[str, Any]) -> bool:
+    """Whether an evaluation failed that the spec still asks for."""
+    return bool(raw["spec"]["evaluation"]["datasets"]) and any(
+        entry.stage is Stage.EVALUATE and entry.state is StageState.FAILED
+        for group in status_of(raw).iterations
+        for entry in group.stages
+    )
 
 
 def _has_ended(raw: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ under an optimistic lock. The Lease saves double work.
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 import aiohttp
 from kubernetes.aio import client as kubernetes
@@ -25,11 +26,15 @@ log = logging.getLogger(__name__)
 class Leadership:
     """Whether this replica acts."""
 
-    def __init__(self, *, elected: bool) -> None:
-        """`elected`: False where there is only one replica, which always acts."""
+    def __init__(self, *, elected: bool, on_end: Callable[[], None]) -> None:
+        """`elected`: False where there is only one replica, which always acts.
+
+        `on_end` is called when this replica no longer leads.
+        """
         self.leads = not elected
+        self._on_end = on_end
         self.gained = asyncio.Event()
-        """Set when this replica begins to act."""
+        """Set when this replica begins to act; whoever takes over clears it."""
 
     async def campaign(self, client: ApiClient, settings: Settings) -> None:
         """Try to lead, and again whenever the lead is lost; never returns."""
@@ -52,6 +57,28 @@ class Leadership:
                     await self._end()
                 await asyncio.sleep(RETRY_SECONDS)
 
+    async def release(self, client: ApiClient, settings: Settings) -> None:
+        """Give the Lease back, so that the next replica need not wait until it has run out.
+
+        Only after the last write of this one, and after its campaign.
+        """
+        if not self.leads:
+            return
+        leases = kubernetes.CoordinationV1Api(client)
+        name, namespace = settings.lease_name, settings.lease_namespace
+        try:
+            async with asyncio.timeout(RETRY_SECONDS):
+                lease = await leases.read_namespaced_lease(name, namespace)
+                held = lease.spec
+                if held is None or held.holder_identity != settings.identity:
+                    return
+                held.holder_identity, held.lease_duration_seconds = "", 1
+                await leases.replace_namespaced_lease(name, namespace, lease)
+        except (ApiException, aiohttp.ClientError, TimeoutError) as error:
+            log.warning("the Lease was not given back and runs out by itself: %s", error)
+            return
+        log.info("this replica has given the Lease back")
+
     async def _begin(self) -> None:
         log.info("this replica leads")
         self.leads = True
@@ -61,6 +88,7 @@ class Leadership:
         log.warning("this replica no longer leads")
         self.leads = False
         self.gained.clear()
+        self._on_end()
 
 
 class _Lock(LeaseLock):

@@ -91,7 +91,10 @@ class LocalRunner:
         check_iterations(self.spec, self.status)
         if self.status.phase is Phase.FAILED:
             self.display.say("the run had failed; its last stage is tried again")
-            self.status = without_lost(reopen(self.status), self._store)
+            self.status = without_lost(reopen(self.spec, self.status), self._store)
+        elif (again := reopen(self.spec, self.status)) != self.status:
+            self.display.say("an evaluation had failed; it is tried again")
+            self.status = again
         self._finished = list(finished_attempts(self.folder, self.status, self._store))
         with self._signals():
             try:

@@ -9,12 +9,13 @@ import asyncio
 import logging
 import random
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import kopf
 
 from rzero_core.run import API_VERSION
+from rzero_operator import preflight
 from rzero_operator.cluster import PLURAL, ApiError, Cluster
 from rzero_operator.health import Health
 from rzero_operator.jobs import RUN_LABEL
@@ -26,6 +27,8 @@ from rzero_operator.server import http_server
 from rzero_operator.settings import Settings
 from rzero_operator.watches import kopf_settings, registry
 
+PREFLIGHT_PAUSE = 3.0
+"""Seconds between two looks at a cluster that is not ready for the operator."""
 log = logging.getLogger(__name__)
 
 
@@ -38,8 +41,10 @@ class Operator:
         self.metrics = metrics
         self.queue = WorkQueue()
         self.health = Health(settings.resync_seconds, lambda: self.queue.oldest_age)
-        self.leadership = Leadership(elected=settings.leader_election)
         self.reconciler = Reconciler(cluster, settings.stage_defaults, metrics)
+        self.leadership = Leadership(
+            elected=settings.leader_election, on_end=self.reconciler.forget_all
+        )
         self.ready = asyncio.Event()
         """Set when the watches have begun."""
         self._stirred: set[RunKey] = set()
@@ -53,13 +58,22 @@ class Operator:
         port = self.settings.http_port
         async with http_server(port, self.health, self.metrics, self.ready.is_set) as port:
             log.info("serving /livez, /readyz and /metrics on port %d", port)
-            parts = [asyncio.create_task(part) for part in self._parts(stop)]
-            ended, others = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for part in others:
-                part.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
-            for part in ended:
-                part.result()
+            await _until_one_ends([stop.wait(), self._prepare()])
+            if stop.is_set():
+                return
+            try:
+                await _until_one_ends(self._parts(stop))
+            finally:
+                # No worker writes any more.
+                if self.settings.leader_election:
+                    await self.leadership.release(self.cluster.client, self.settings)
+
+    async def _prepare(self) -> None:
+        """Wait, alive but not ready, until the cluster has what all runs need."""
+        while (obstacle := await preflight.obstacle(self.cluster, self.settings)) is not None:
+            log.error("%s", obstacle)
+            self.health.ticked()
+            await asyncio.sleep(PREFLIGHT_PAUSE)
 
     def _parts(self, stop: asyncio.Event) -> list[Coroutine[Any, Any, object]]:
         settings = self.settings
@@ -111,16 +125,19 @@ class Operator:
 
     async def _handle(self, key: RunKey) -> None:
         """Reconcile one run; every end of it is counted, and its errors come back later."""
-        if not self.leadership.leads:
-            return
         stirred = key in self._stirred
         self._stirred.discard(key)
+        if not self.leadership.leads:
+            return
         began = asyncio.get_running_loop().time()
         (outcome,) = await asyncio.gather(
             self.reconciler.reconcile(key, stirred=stirred), return_exceptions=True
         )
         result = self._conclude(key, outcome)
         self.metrics.reconciled(result, asyncio.get_running_loop().time() - began)
+        if not self.leadership.leads:
+            # Lost meanwhile: what this look has left would stay for ever.
+            self.reconciler.forget(key)
 
     def _conclude(self, key: RunKey, outcome: float | BaseException | None) -> str:
         """When to look at the run again, after a look that ended like this. Names the end."""
@@ -157,17 +174,20 @@ class Operator:
             except ApiError as error:
                 log.warning("resync: %s", error)
 
-    async def _list_all(self, spread: float) -> None:
+    async def _list_all(self, spread: float, *, ended: bool = False) -> None:
+        """Queue the runs to be looked at within `spread` seconds; those that ended where asked."""
         uids: set[str] = set()
         known, gone = self.health.known, set(self.reconciler.written)
         for namespace in self.settings.namespaces or (None,):
             async for run in self.cluster.runs(namespace):
                 metadata = run["metadata"]
+                # A long list is no reason to restart the operator.
+                self.health.ticked()
                 uids.add(metadata["uid"])
                 self.health.listed(metadata["uid"], metadata["resourceVersion"])
                 key = RunKey(metadata["namespace"], metadata["name"])
                 gone.discard(key)
-                if needs_a_look(run):
+                if ended or needs_a_look(run):
                     self.queue.add_after(key, random.uniform(0.0, spread / 2))
         # Deleted while no watch was there to tell: their gauges must vanish.
         for key in gone:
@@ -175,17 +195,29 @@ class Operator:
         self.health.resynced(uids, known)
 
     async def _take_over(self) -> None:
-        """Look at all runs when this replica begins to lead."""
+        """Look at all runs when this replica begins to lead: also those that ended have gauges."""
+        gained = self.leadership.gained
         while True:
-            await self.leadership.gained.wait()
+            await gained.wait()
+            gained.clear()
             try:
-                await self._list_all(1.0)
+                await self._list_all(1.0, ended=True)
             except ApiError as error:
                 log.warning("taking over: %s", error)
                 await asyncio.sleep(1.0)
-                continue
-            while self.leadership.leads:
-                await asyncio.sleep(0.5)
+                if self.leadership.leads:
+                    gained.set()
+
+
+async def _until_one_ends(parts: Sequence[Coroutine[Any, Any, object]]) -> None:
+    """Run parts side by side until one ends, then end the others; raises what it raised."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    ended, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    for task in ended:
+        task.result()
 
 
 async def serve(settings: Settings) -> None:

@@ -67,6 +67,10 @@ class _RunCollector(Collector):
         with self._lock:
             self._runs.pop((namespace, name), None)
 
+    def clear(self) -> None:
+        with self._lock:
+            self._runs.clear()
+
     def describe(self) -> Iterable[GaugeMetricFamily]:
         return _families().values()
 
@@ -146,6 +150,10 @@ class Metrics:
     def gone(self, namespace: str, name: str) -> None:
         """The run was deleted: its gauges vanish."""
         self._runs.drop(namespace, name)
+
+    def clear(self) -> None:
+        """Another replica leads and shows the runs: the gauges of all of them vanish here."""
+        self._runs.clear()
 
     def reconciled(self, result: str, seconds: float) -> None:
         """A reconcile ended; `result` is one of `RESULTS`."""

@@ -24,6 +24,7 @@ from rzero_operator.jobs import (
     STAGE_LABEL,
 )
 from rzero_operator.pods import MAIN
+from rzero_operator.sidecars import SIDECAR_FAILED, trouble
 from rzero_operator.tasks import Step
 
 Object = Mapping[str, Any]
@@ -33,6 +34,8 @@ _INDEX = "batch.kubernetes.io/job-completion-index"
 _LONGEST_MESSAGE = 500
 _STARTING = frozenset({"ContainerCreating", "PodInitializing"})
 _OUT_OF_MEMORY = "OOMKilled"
+NO_RESULT = "NoResult"
+"""The reason of an attempt whose pods ended well and said nothing that is a result."""
 
 
 def observe(
@@ -95,14 +98,22 @@ def _observe_job(
     conditions = _true_conditions(job)
     # The Job controller says Complete a second or two later than the pods do.
     proven = _pods_are_done(attempt, job, pods) and len(results) == (attempt.shards or 1)
-    if proven or "Complete" in conditions:
+    if proven:
         return replace(attempt, state=AttemptState.SUCCEEDED, results=results)
+    if "Complete" in conditions:
+        return _completed(attempt, results, pods)
     if "Failed" in conditions:
         return _failed(attempt, conditions["Failed"], pods)
     if job["metadata"].get("deletionTimestamp"):
         return replace(attempt, state=AttemptState.STOPPING)
+    for pod in _live(pods):
+        found = trouble(pod)
+        if found is not None and found.is_final:
+            failing = replace(attempt, state=AttemptState.FAILING, exit_code=found.exit_code)
+            message = _of_shard(attempt, pod, found.message)
+            return replace(failing, reason=SIDECAR_FAILED, message=one_line(message))
     reason, message = _obstacle(attempt, job, pods, events)
-    return replace(attempt, reason=reason, message=_one_line(message))
+    return replace(attempt, reason=reason, message=one_line(message))
 
 
 def _pods_are_done(attempt: Attempt, job: Object, pods: Sequence[Object]) -> bool:
@@ -114,17 +125,49 @@ def _pods_are_done(attempt: Attempt, job: Object, pods: Sequence[Object]) -> boo
 def _results(attempt: Attempt, pods: Sequence[Object]) -> tuple[StageResult, ...]:
     """What succeeded pods report, one result for each shard; of several nodes the first one's."""
     found: dict[int | None, StageResult] = {}
-    for pod in pods:
-        if pod.get("status", {}).get("phase") != "Succeeded":
-            continue
-        if attempt.shards is None and _index(pod) not in (None, 0):
-            continue
-        try:
-            result = StageResult.model_validate_json(_terminated(pod).get("message") or "")
-        except ValidationError:
-            continue
-        found.setdefault(result.shard, result)
+    for pod in _reporters(attempt, pods):
+        result = _result(pod)
+        if result is not None:
+            found.setdefault(result.shard, result)
     return tuple(found[shard] for shard in sorted(found, key=lambda shard: shard or 0))
+
+
+def _completed(
+    attempt: Attempt, results: tuple[StageResult, ...], pods: Sequence[Object]
+) -> Attempt:
+    """A Job whose pods all ended well, though some results are missing.
+
+    They went with their pods, or a pod that is still there ran something that is no stage.
+    """
+    silent = [pod for pod in _reporters(attempt, pods) if _result(pod) is None]
+    if not silent:
+        return replace(attempt, state=AttemptState.SUCCEEDED, results=results)
+    said = _terminated(silent[0]).get("message") or "nothing"
+    message = (
+        "the stage ended without a result: check the image of the stages (chart: stages.image) and "
+        f"`image` and `command` in stages.{attempt.step.stage}.podTemplate; it said: {said}"
+    )
+    message = _of_shard(attempt, silent[0], message)
+    failed = replace(attempt, state=AttemptState.FAILED, reason=NO_RESULT)
+    return replace(failed, message=one_line(message))
+
+
+def _reporters(attempt: Attempt, pods: Sequence[Object]) -> list[Object]:
+    """The succeeded pods that have to report: of several nodes the first one."""
+    return [
+        pod
+        for pod in pods
+        if pod.get("status", {}).get("phase") == "Succeeded"
+        and (attempt.shards is not None or _index(pod) in (None, 0))
+    ]
+
+
+def _result(pod: Object) -> StageResult | None:
+    """What a pod reports, None where its last words are no result."""
+    try:
+        return StageResult.model_validate_json(_terminated(pod).get("message") or "")
+    except ValidationError:
+        return None
 
 
 def _failed(attempt: Attempt, condition: Object, pods: Sequence[Object]) -> Attempt:
@@ -139,7 +182,7 @@ def _failed(attempt: Attempt, condition: Object, pods: Sequence[Object]) -> Atte
         return _explained(attempt, hopeless[0], "")
     if reason == "DeadlineExceeded":
         message = f"ran longer than activeDeadlineSeconds: {said}"
-        return replace(attempt, reason=reason, message=_one_line(message))
+        return replace(attempt, reason=reason, message=one_line(message))
     if lost:
         why = _true_conditions(lost[0])["DisruptionTarget"]
         said = why.get("message") or "the pod was disrupted"
@@ -149,7 +192,7 @@ def _failed(attempt: Attempt, condition: Object, pods: Sequence[Object]) -> Atte
             preempted=True,
             exit_code=_exit_code(lost[0]),
             reason="Preempted",
-            message=_one_line(message),
+            message=one_line(message),
         )
     if by_memory:
         message = "a container ran out of memory; lower microBatchSize or raise limits.memory"
@@ -168,7 +211,7 @@ def _failed_without_pods(attempt: Attempt, reason: str, said: str) -> Attempt:
         exit_code=int(code[1]) if code else None,
         preempted=preempted,
         reason="Preempted" if preempted else reason,
-        message=_one_line(said or "the Job failed and its pods are gone"),
+        message=one_line(said or "the Job failed and its pods are gone"),
     )
 
 
@@ -178,9 +221,15 @@ def _explained(attempt: Attempt, pod: Object, reason: str, message: str = "") ->
     # A pod that was never let start has a reason of its own.
     reason = reason or (str(status.get("reason", "")) if code is None else "")
     message = message or said or (f"exit code {code}" if code is not None else "the pod failed")
+    message = one_line(_of_shard(attempt, pod, message))
+    return replace(attempt, exit_code=code, reason=reason, message=message)
+
+
+def _of_shard(attempt: Attempt, pod: Object, message: str) -> str:
+    """The message with the number of its shard, where there are several."""
     if attempt.shards is not None and attempt.shards > 1 and _index(pod) is not None:
-        message = f"shard {_index(pod)}: {message}"
-    return replace(attempt, exit_code=code, reason=reason, message=_one_line(message))
+        return f"shard {_index(pod)}: {message}"
+    return message
 
 
 def _obstacle(
@@ -191,7 +240,7 @@ def _obstacle(
         if QUEUE_LABEL in (job["metadata"].get("labels") or {}):
             return QUEUED, f"waits in queue {job['metadata']['labels'][QUEUE_LABEL]}"
         return "JobSuspended", "the Job is suspended, and not by a queue"
-    live = [pod for pod in pods if pod.get("status", {}).get("phase") in ("Pending", "Running")]
+    live = _live(pods)
     if not live:
         return _why_no_pods(attempt, events)
     obstacles = [_obstacle_of(pod) for pod in live]
@@ -199,6 +248,10 @@ def _obstacle(
     if attempt.shards is not None and None in obstacles:
         return "", ""
     return next((obstacle for obstacle in obstacles if obstacle), ("", ""))
+
+
+def _live(pods: Sequence[Object]) -> list[Object]:
+    return [pod for pod in pods if pod.get("status", {}).get("phase") in ("Pending", "Running")]
 
 
 def _why_no_pods(attempt: Attempt, events: Sequence[Object]) -> tuple[str, str]:
@@ -221,6 +274,9 @@ def _obstacle_of(pod: Object) -> tuple[str, str] | None:
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
             return str(condition.get("reason", "")), str(condition.get("message", ""))
+    ailing = trouble(pod)
+    if ailing is not None:
+        return SIDECAR_FAILED, ailing.message
     for container in _container_statuses(pod):
         waiting = container.get("state", {}).get("waiting") or {}
         reason, message = str(waiting.get("reason") or ""), str(waiting.get("message") or "")
@@ -228,9 +284,6 @@ def _obstacle_of(pod: Object) -> tuple[str, str] | None:
             # The kubelet alternates between the error and the pause after it: say one thing.
             reason = reason.replace("ErrImagePull", "ImagePullBackOff")
             message = re.sub(r"^Back-off pulling image .*?: ErrImagePull: ", "", message)
-            # A sidecar that is started again and again says itself why it ends.
-            ended = container.get("lastState", {}).get("terminated") or {}
-            message = str(ended.get("message") or message)
             return reason, f"container {container.get('name')}: {message}"
     return None
 
@@ -275,7 +328,7 @@ def _true_conditions(item: Object) -> dict[str, Object]:
     }
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Text that may hold anything, a model's output too, as one short line that can be printed."""
     shown = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(shown.split())[:_LONGEST_MESSAGE]

@@ -13,8 +13,9 @@ from rzero_core.run import RunSpec, Stage
 from rzero_core.status import GuardrailAction, Phase, RunStatus, StageState, StageStatus
 from rzero_operator import guardrails
 from rzero_operator.attempts import Attempts, back_off
-from rzero_operator.conditions import condition_of, conditions, rfc3339
+from rzero_operator.conditions import TERMINAL, condition_of, conditions, rfc3339
 from rzero_operator.decision import (
+    LIVE,
     QUEUED,
     Attempt,
     AttemptState,
@@ -41,17 +42,22 @@ def decide(
     return _Decider(run, spec, tuple(observed), now, status.phase).decide(status)
 
 
-def reopen(status: RunStatus) -> RunStatus:
-    """A failed run made ready to go on, with fresh budgets, after somebody mended the cause."""
-    if status.phase is not Phase.FAILED:
-        return status
-    draft = Draft(status.model_copy(update={"phase": Phase.PENDING}))
+def reopen(spec: RunSpec, status: RunStatus) -> RunStatus:
+    """What failed, made ready to be tried again with fresh budgets: somebody mended the cause.
+
+    Evaluations only of a run that has ended: until then another stage is at work.
+    """
+    ended, evaluated = status.phase in TERMINAL, bool(spec.evaluation.datasets)
+    draft = Draft(status)
     for group in status.iterations:
         for entry in group.stages:
-            if entry.state is StageState.FAILED and entry.stage is not Stage.EVALUATE:
+            again = (ended and evaluated) or entry.stage is not Stage.EVALUATE
+            if entry.state is StageState.FAILED and again:
                 fresh = {"state": StageState.WAITING, "failures": 0, "preemptions": 0}
                 cleared = {"finished_at": None, "not_before": None, "message": None}
                 draft = put_entry(draft, group.iteration, entry.model_copy(update=fresh | cleared))
+    if status.phase is Phase.FAILED or (ended and draft.status != status):
+        draft = draft.put(phase=Phase.PENDING)
     return draft.status
 
 
@@ -72,7 +78,7 @@ class _Decider:
         status = repair(self.run.ref, self.spec, status)
         again = bool(self.run.retry) and self.run.retry != status.last_retry
         if again:
-            status = reopen(status).model_copy(update={"last_retry": self.run.retry})
+            status = reopen(self.spec, status).model_copy(update={"last_retry": self.run.retry})
         draft = Draft(status)
         if self.run.resume and self.run.resume != status.last_resume:
             draft = guardrails.resume(draft).put(last_resume=self.run.resume)
@@ -126,7 +132,8 @@ class _Decider:
                 draft = guardrails.review(self.spec, draft)
             entry = draft.status.find(*step)
             if live is not None:
-                stuck = afresh and bool(live.reason)
+                counted = entry is not None and entry.state is not StageState.RUNNING
+                stuck = counted or (afresh and bool(live.reason))
                 draft = self._stop_all(draft, keep=None if stuck else live)
                 return self._go_on(draft, step, live)
             if entry is None or entry.state in (StageState.WAITING, StageState.RUNNING):
@@ -142,22 +149,36 @@ class _Decider:
             entry = status.find(*step)
             if entry is None or entry.state in (StageState.RUNNING, StageState.WAITING):
                 return step
-            if entry.state is StageState.FAILED and step.stage is not Stage.EVALUATE:
+            if entry.state is StageState.FAILED and not self._passes_over(step):
                 return step
         return None
 
+    def _passes_over(self, step: Step) -> bool:
+        """Whether the run goes on though this step failed; not while it still holds devices."""
+        held = any(item.step == step and item.state in LIVE for item in self.observed)
+        return step.stage is Stage.EVALUATE and not held
+
     def _go_on(self, draft: Draft, step: Step, live: Attempt) -> Draft:
-        """One attempt is live: let it run, or stop it when the run is suspended."""
+        """One attempt is live: let it run, or stop it when the run is suspended.
+
+        One whose end is counted already is being stopped, and waited for.
+        """
+        entry = draft.status.find(*step)
+        counted = entry is not None and entry.state is not StageState.RUNNING
         stopping = live.state is AttemptState.STOPPING
         # An attempt that was asked to stop for a suspension ends for it, also after a resume.
         suspending = self.spec.suspend or (stopping and self.phase is Phase.SUSPENDING)
         phase = Phase.SUSPENDING if suspending else Phase.RUNNING
-        if self.spec.suspend and not stopping:
+        if self.spec.suspend and not stopping and not counted:
             draft = draft.act(StopAttempt(step, live.number))
         draft = draft.put(
             phase=phase, iteration=step.iteration, stage=step.stage, attempt=live.number
         )
         message = f"{step}: attempt {live.number}"
+        if entry is not None and counted:
+            # Without a message where somebody already asked for another attempt.
+            why = f": {entry.message}" if entry.message else ""
+            return replace(draft, message=f"{message} is stopped{why}")
         if live.reason:
             message += f": {live.reason}: {live.message}"
         blocked = "" if live.reason == QUEUED else live.reason
@@ -250,7 +271,7 @@ class _Decider:
             *(
                 StopAttempt(attempt.step, attempt.number)
                 for attempt in self.observed
-                if attempt.state is AttemptState.RUNNING
+                if attempt.state in (AttemptState.RUNNING, AttemptState.FAILING)
                 and attempt != keep
                 and not is_done(attempt)
             )

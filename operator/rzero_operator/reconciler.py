@@ -5,8 +5,9 @@ next one, by this operator or another, goes on from what the API server holds.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,6 @@ from rzero_operator.cluster import ApiError, Cluster, Object
 from rzero_operator.conditions import TERMINAL, rfc3339
 from rzero_operator.decision import (
     Attempt,
-    AttemptState,
     Decision,
     Event,
     RunIdentity,
@@ -30,18 +30,16 @@ from rzero_operator.decision import (
 from rzero_operator.events import event
 from rzero_operator.jobs import RESUME_ANNOTATION, RETRY_ANNOTATION, render, selector
 from rzero_operator.metrics import Metrics
-from rzero_operator.observe import finished_at, observe
+from rzero_operator.observe import finished_at, observe, one_line
 from rzero_operator.plan import decide
 from rzero_operator.pods import StageDefaults
 from rzero_operator.queue import RunKey
+from rzero_operator.refusals import failed, refused, waiting
 from rzero_operator.repair import repair
 from rzero_operator.tasks import Step
 
 LOOK_AGAIN = 10.0
 """Seconds until the next look at an attempt that cannot go on, or has no pods yet."""
-_REFUSED = frozenset({400, 403, 422})
-_NO_RIGHT = 'cannot create resource "'
-"""In the server's words when RBAC, and not admission, refuses: no fault of the run."""
 log = logging.getLogger(__name__)
 
 
@@ -69,8 +67,10 @@ class Reconciler:
     defaults: StageDefaults
     metrics: Metrics
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    _podless: set[str] = field(default_factory=set)
+    _podless: dict[RunKey, set[str]] = field(default_factory=dict)
     """UIDs of Jobs that had no pods at the last look. Only says when to ask why."""
+    _unable: Counter[RunKey] = field(default_factory=Counter)
+    """Errors of the server in a row at the creation of an attempt's objects."""
     written: dict[RunKey, str] = field(default_factory=dict)
     """All runs that were looked at, with the resource version of the last status written: the watch
     will tell of that one, needlessly."""
@@ -83,8 +83,7 @@ class Reconciler:
         """
         raw = await self.cluster.run(key)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
-            self.metrics.gone(*key)
-            self.written.pop(key, None)
+            self.forget(key)
             return None
         self.written.setdefault(key, "")
         try:
@@ -94,12 +93,26 @@ class Reconciler:
             return None
         seen = await self._see(raw, manifest, stirred)
         decision = decide(seen.identity, manifest.spec, seen.status, seen.attempts, self.clock())
-        refused = await self._carry_out(seen, manifest, decision)
-        self.metrics.seen(*key, manifest.spec, decision.status)
+        status, stuck = await self._carry_out(seen, manifest, decision)
+        self.metrics.seen(*key, manifest.spec, status)
         waits = [decision.requeue_after] if decision.requeue_after is not None else []
-        if refused or self._podless & {job["metadata"]["uid"] for job in seen.jobs}:
+        if stuck or key in self._podless:
             waits.append(LOOK_AGAIN)
         return min(waits, default=None)
+
+    def forget(self, key: RunKey) -> None:
+        """The run is gone, or another replica's: nothing is kept of it, and its gauges vanish."""
+        self.metrics.gone(*key)
+        self.written.pop(key, None)
+        self._podless.pop(key, None)
+        self._unable.pop(key, None)
+
+    def forget_all(self) -> None:
+        """All runs are another replica's."""
+        self.metrics.clear()
+        self.written.clear()
+        self._podless.clear()
+        self._unable.clear()
 
     async def _see(self, raw: Object, manifest: CoEvolutionRun, stirred: bool) -> _Seen:
         metadata = raw["metadata"]
@@ -124,9 +137,11 @@ class Reconciler:
         self, identity: RunIdentity, jobs: Sequence[Object]
     ) -> tuple[list[Object], list[Object]]:
         """The pods of some Jobs, and why a Job that had none at two looks has none."""
-        if not jobs:
-            return [], []
         namespace = identity.ref.namespace
+        key = RunKey(namespace, identity.ref.name)
+        if not jobs:
+            self._podless.pop(key, None)
+            return [], []
         names = ",".join(job["metadata"]["name"] for job in jobs)
         chosen = f"{selector(identity)},batch.kubernetes.io/job-name in ({names})"
         pods = await self.cluster.pods(namespace, chosen)
@@ -135,21 +150,26 @@ class Reconciler:
             for pod in pods
             for reference in pod["metadata"].get("ownerReferences") or ()
         }
+        podless = {
+            job["metadata"]["uid"]
+            for job in jobs
+            # One that a queue holds back has none, as it should: the watch tells when it lets go.
+            if not (_has_ended(job) or job["spec"].get("suspend"))
+        } - owners
         events: list[Object] = []
-        for job in jobs:
-            uid = job["metadata"]["uid"]
-            if uid in owners or _has_ended(job):
-                self._podless.discard(uid)
-            elif job["spec"].get("suspend"):
-                pass  # It has none because a queue holds it back; the watch tells when it lets go.
-            elif uid in self._podless:
-                events += await self.cluster.warnings(namespace, uid)
-            else:
-                self._podless.add(uid)
+        for uid in sorted(podless & self._podless.pop(key, set())):
+            events += await self.cluster.warnings(namespace, uid)
+        if podless:
+            self._podless[key] = podless
         return pods, events
 
-    async def _carry_out(self, seen: _Seen, manifest: CoEvolutionRun, decision: Decision) -> bool:
-        """Reserve, then act, then tell. True when the server refused what it may grant later."""
+    async def _carry_out(
+        self, seen: _Seen, manifest: CoEvolutionRun, decision: Decision
+    ) -> tuple[RunStatus, bool]:
+        """Reserve, then act, then tell.
+
+        Returns the status that was written, and whether the server refused to start an attempt.
+        """
         reserved = any(_is_reserved(seen.status, action) for action in decision.actions)
         if not reserved:
             await self._write(seen.raw, seen.status, decision.status)
@@ -164,11 +184,12 @@ class Reconciler:
             await self._write(seen.raw, seen.status, decision.status)
             events = decision.events
         elif refusals:
-            events += await self._take_in(seen, manifest, decision.status, attempts)
-        self._log(seen, events)
+            decision = await self._take_in(seen, manifest, decision.status, attempts)
+            events += decision.events
+        self._log(seen.identity, decision.status, events)
         for item in events:
             await self._post(seen, item)
-        return bool(refusals)
+        return decision.status, bool(refusals)
 
     async def _act(
         self, seen: _Seen, manifest: CoEvolutionRun, decision: Decision
@@ -190,14 +211,14 @@ class Reconciler:
         manifest: CoEvolutionRun,
         status: RunStatus,
         attempts: Sequence[Attempt],
-    ) -> tuple[Event, ...]:
+    ) -> Decision:
         """Write what the plan says to a start that the server refused."""
         fresh = await self.cluster.run(RunKey(seen.identity.ref.namespace, seen.identity.ref.name))
         if fresh is None or _status_of(fresh) != status:
             raise Conflict
         after = decide(seen.identity, manifest.spec, status, attempts, self.clock())
         await self._write(fresh, status, after.status)
-        return after.events
+        return after
 
     async def _write(self, raw: Object, before: RunStatus, after: RunStatus) -> None:
         if after == before and "status" in raw:
@@ -215,11 +236,11 @@ class Reconciler:
         self, seen: _Seen, manifest: CoEvolutionRun, start: StartAttempt
     ) -> Attempt | None:
         """Create the objects of an attempt; what the plan must know when the server refuses."""
-        refused = Attempt(start.step, start.task.attempt, AttemptState.RUNNING, execution="")
+        key = RunKey(seen.identity.ref.namespace, seen.identity.ref.name)
         try:
             items = render(seen.identity, manifest.spec, start, self.defaults)
         except BadConfiguration as error:
-            return replace(refused, state=AttemptState.FAILED, exit_code=78, message=str(error))
+            return failed(start, str(error))
         for item in items:
             try:
                 await self.cluster.create(item)
@@ -228,16 +249,14 @@ class Reconciler:
                     continue
                 if error.status == 409:
                     message = f"a {item['kind']} {item['metadata']['name']} of another owner exists"
-                    return replace(refused, reason="NameConflict", message=message)
-                if error.status == 403 and "exceeded quota" in error.message:
-                    return replace(refused, reason="QuotaExceeded", message=error.message)
-                if error.status == 403 and _NO_RIGHT in error.message:
-                    return replace(refused, reason="Forbidden", message=error.message)
-                if error.status in _REFUSED and "being terminated" not in error.message:
-                    return replace(
-                        refused, state=AttemptState.FAILED, exit_code=78, message=error.message
-                    )
-                raise
+                    return waiting(start, "NameConflict", message)
+                if error.status == 500:
+                    self._unable[key] += 1
+                refusal = refused(start, error, self._unable[key])
+                if refusal is None:
+                    raise
+                return refusal
+        self._unable.pop(key, None)
         end = finished_at(seen.pods)
         if end is not None:
             self.metrics.gap(max(0.0, (self.clock() - end).total_seconds()))
@@ -276,7 +295,7 @@ class Reconciler:
             type="Stalled",
             status="True",
             reason="InvalidSpec",
-            message="; ".join(mistakes),
+            message=one_line("; ".join(mistakes)),
             last_transition_time=rfc3339(self.clock()),
             observed_generation=generation,
         )
@@ -286,14 +305,12 @@ class Reconciler:
             return
         await self._write(raw, before, before.model_copy(update={"conditions": [*others, stalled]}))
 
-    def _log(self, seen: _Seen, events: Sequence[Event]) -> None:
+    def _log(self, run: RunIdentity, status: RunStatus, events: Sequence[Event]) -> None:
+        """`status`: as it was written, where the attempt is counted that an event tells of."""
         for told in events:
-            fields: dict[str, Any] = {
-                "namespace": seen.identity.ref.namespace,
-                "run": seen.identity.ref.name,
-            }
+            fields: dict[str, Any] = {"namespace": run.ref.namespace, "run": run.ref.name}
             if told.step is not None:
-                entry = seen.status.find(*told.step)
+                entry = status.find(*told.step)
                 fields |= {
                     "iteration": told.step.iteration,
                     "stage": str(told.step.stage),

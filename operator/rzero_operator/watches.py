@@ -9,7 +9,7 @@ from typing import Any
 
 import kopf
 
-from rzero_operator.cluster import GROUP, PLURAL, VERSION
+from rzero_operator.cluster import GROUP, PAGE, PLURAL, VERSION
 from rzero_operator.jobs import RUN_UID_LABEL
 
 
@@ -68,10 +68,12 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.watching.label_selectors["", "v1", "pods"] = RUN_UID_LABEL
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
-    settings.watching.chunk_size = 100
+    settings.watching.chunk_size = PAGE
     settings.networking.request_timeout = 30
     # A run is looked at once for events that come together; longer delays every stage.
     settings.queueing.batch_window = 0.02
+    # A handler that waits for further events keeps the last: a run may hold 1 MB.
+    settings.queueing.idle_timeout = 0.2
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
     return settings

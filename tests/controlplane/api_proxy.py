@@ -31,7 +31,7 @@ class Asked:
 
     @property
     def is_write(self) -> bool:
-        return self.method in WRITES
+        return self.method in WRITES and "dryRun=" not in self.path
 
 
 @dataclass(frozen=True)

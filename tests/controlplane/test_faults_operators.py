@@ -1,10 +1,13 @@
 """Two operators at once, one after the other, and with clocks that do not agree."""
 
+import signal
+import time
 from pathlib import Path
 
 import pytest
 from api_proxy import api_proxy, kubeconfig_through
 from operator_process import (
+    OperatorProcess,
     create_run,
     install_crd,
     operator,
@@ -129,3 +132,60 @@ def holder(cluster: ControlPlane, namespace: str) -> str | None:
     path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
     leases = cluster.api().get(path)["items"]
     return leases[0]["spec"].get("holderIdentity") if leases else None
+
+
+def test_a_leader_that_ends_hands_over_in_seconds(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    install_crd(control_plane)
+    election = {"RZERO_LEADER_ELECTION": "true", "RZERO_LEASE_NAMESPACE": namespace}
+
+    def hang_in_training(start: Start) -> Outcome | None:
+        return Outcome(hang=True) if start.task.stage is Stage.TRAIN_CHALLENGER else None
+
+    with operator(control_plane, tmp_path, POD_NAME="first", **election) as leader:
+        wait_until(lambda: holder(control_plane, namespace) == "first", 60, "a leader")
+        with (
+            operator(control_plane, tmp_path, POD_NAME="second", **election),
+            fake_stages(control_plane, hang_in_training) as stages,
+        ):
+            create_run(control_plane, namespace, "handed")
+            wait_for_stage(control_plane, namespace, "handed", Stage.TRAIN_CHALLENGER)
+            leader.process.terminate()
+            wait_until(
+                lambda: holder(control_plane, namespace) == "second",
+                LEASE_SECONDS / 2,
+                "the lead to be handed over",
+            )
+            stages.release()
+            wait_for_phase(control_plane, namespace, "handed", "Succeeded")
+            check_sane(control_plane, namespace, "handed", stages)
+    assert "has given the Lease back" in leader.log.read_text()
+
+
+def test_a_run_that_ended_is_shown_by_the_next_leader_and_no_longer_by_the_last(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    install_crd(control_plane)
+    election = {"RZERO_LEADER_ELECTION": "true", "RZERO_LEASE_NAMESPACE": namespace}
+    with (
+        fake_stages(control_plane),
+        operator(control_plane, tmp_path, POD_NAME="first", **election) as old,
+    ):
+        create_run(control_plane, namespace, "shown")
+        wait_for_phase(control_plane, namespace, "shown", "Succeeded")
+        wait_until(lambda: shows(old, namespace), 60, "the leader to show the run")
+        with operator(control_plane, tmp_path, POD_NAME="second", **election) as new:
+            assert not shows(new, namespace)
+            old.process.send_signal(signal.SIGSTOP)
+            wait_until(lambda: shows(new, namespace), 3 * LEASE_SECONDS, "the other to take over")
+            old.process.send_signal(signal.SIGCONT)
+            wait_until(lambda: not shows(old, namespace), 2 * LEASE_SECONDS, "the gauges to go")
+            # Longer than a resync of the follower.
+            time.sleep(6)
+            assert shows(new, namespace) and not shows(old, namespace)
+
+
+def shows(process: OperatorProcess, namespace: str) -> bool:
+    """Whether an operator has gauges of a run of this namespace."""
+    return f'namespace="{namespace}",run="shown"' in process.get("/metrics")[1]

@@ -129,6 +129,22 @@ def test_a_failure_is_told_from_its_pods_or_from_its_job(
         assert attempt.exit_code == 65
 
 
+def test_pods_that_end_well_without_a_result_have_failed_unless_they_are_gone(
+    control_plane: ControlPlane, place: Place
+) -> None:
+    """As of an image that is not of the stages; a result may go with its pod."""
+    with fake_stages(control_plane, lambda _: Outcome(message="hello from another image")):
+        place.create(Stage.TRAIN_SOLVER)
+        attempt = place.end()
+        assert (attempt.state, attempt.reason) == (AttemptState.FAILED, "NoResult")
+        assert attempt.message.endswith("it said: hello from another image")
+        pods = f"/api/v1/namespaces/{place.namespace}/pods"
+        place.api.request("DELETE", pods)
+        wait_until(lambda: not place.api.get(pods)["items"], what="the pods to go")
+        (attempt,) = place.observe()
+    assert (attempt.state, attempt.results) == (AttemptState.SUCCEEDED, ())
+
+
 def test_a_shard_that_fails_leaves_the_others_to_finish(
     control_plane: ControlPlane, place: Place
 ) -> None:

@@ -210,6 +210,25 @@ def test_retry_gives_a_failed_run_fresh_budgets(
     )
 
 
+def test_retry_evaluates_again_what_was_not_evaluated(
+    control_plane: ControlPlane, user: User, fates: Fates
+) -> None:
+    key = f"{user.namespace}/unscored/evaluate"
+    fates.of[key] = Outcome(exit_code=65, message="heldout.jsonl: no such object")
+    evaluation = {"datasets": [{"name": "heldout", "uri": "s3://rzero-test/heldout.jsonl"}]}
+    create_run(control_plane, user.namespace, "unscored", evaluation=evaluation)
+    wait_for_phase(control_plane, user.namespace, "unscored", "Succeeded")
+    fates.of.clear()
+
+    assert user.output("retry", "unscored").startswith("run unscored is tried again")
+    wait_until(
+        lambda: user.output("status", "unscored").count("evaluate done") == 2,
+        what="both evaluations",
+    )
+    wait_for_phase(control_plane, user.namespace, "unscored", "Succeeded")
+    assert "nothing failed" in user.error("retry", "unscored")
+
+
 def test_report_is_made_from_the_status_and_says_what_is_left_out(
     control_plane: ControlPlane, user: User, tmp_path: Path
 ) -> None:
@@ -255,6 +274,30 @@ def test_logs_are_those_of_all_shards_of_the_current_stage(
             stages.release()
             assert "[i1 trainSolver] 4 of 5\n" in lines_come
             assert list(lines_come) == []
+
+
+def test_a_terminal_does_not_obey_what_a_stage_logs(
+    control_plane: ControlPlane, user: User, fates: Fates, stages: FakeStages, tmp_path: Path
+) -> None:
+    fates.of[f"{user.namespace}/hostile/trainChallenger"] = Outcome(hang=True)
+    create_run(control_plane, user.namespace, "hostile")
+    wait_until(lambda: len(started(stages, user, "trainChallenger")) == 1)
+    said = "a\tb \x1b]0;title\x07\x1b[2J\x9b5m\u202e end"
+
+    with logs_served(control_plane, tmp_path, lambda _pod, _container: [said]):
+        # A program that reads it gets what the stage wrote, save for colors.
+        assert "a\tb \x1b]0;title\x07" in user.output("logs", "hostile")
+        ours, theirs = os.openpty()
+        words = ["kubectl", "rzero", "logs", "hostile", "-n", user.namespace]
+        subprocess.run(words, env=user.environment, stdout=theirs, timeout=90, check=True)
+        shown = os.read(ours, 4096).decode()
+        os.close(theirs)
+        os.close(ours)
+    stages.release()
+    assert "\x1b" not in shown and "\x9b" not in shown and "\u202e" not in shown
+    # What passes a terminal may show a tab as spaces.
+    assert shown.startswith("[i1 trainChallenger] a")
+    assert shown.rstrip().endswith("\ufffd end")
 
 
 def test_logs_of_pods_that_are_gone_say_what_is_still_known(

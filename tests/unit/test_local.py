@@ -225,6 +225,20 @@ def test_the_same_command_tries_a_failed_run_again(place: Path) -> None:
     assert [attempt for stage, attempt, _ in starts(place) if stage == "trainChallenger"] == [1]
 
 
+def test_the_same_command_evaluates_again_what_was_not_evaluated(place: Path) -> None:
+    (place / "h.jsonl").write_text("{}")
+    manifest = make_manifest(evaluation={"datasets": [{"name": "h", "uri": "h.jsonl"}]})
+    script(place, "evaluate", "65")
+    carry_out(manifest)
+    status, display = carry_out(manifest)
+    assert (status.phase, len(starts(place))) == (Phase.SUCCEEDED, 12)
+    assert display.lines == ["an evaluation had failed; it is tried again"]
+    base = status.find(0, Stage.EVALUATE)
+    assert base is not None and base.state is StageState.DONE
+    carry_out(manifest)
+    assert len(starts(place)) == 12
+
+
 def test_a_stage_that_passes_its_deadline_is_stopped_and_counted(place: Path) -> None:
     script(place, "buildCurriculum", "hang")
     status, display = carry_out(

@@ -347,3 +347,16 @@ def test_a_scrape_beside_reconciles_is_whole(spec: RunSpec) -> None:
         Page(metrics)
     worker.join()
     assert Page(metrics).of("rzero_run_info", run="run-9", base_model=spec.model) == 1
+
+
+def test_a_replica_that_no_longer_leads_shows_no_run_and_times_no_stage_twice() -> None:
+    metrics = Metrics()
+    status = full_status(3)
+    for name in ("one", "two"):
+        metrics.seen("ml", name, make_spec(), status)
+    metrics.clear()
+    assert not Page(metrics).names(namespace="ml")
+    metrics.seen("ml", "one", make_spec(), status)
+    page = Page(metrics)
+    assert page.names(run="one") and not page.names(run="two")
+    assert not {name for name in page.names() if name == "rzero_stage_duration_seconds_count"}

@@ -68,7 +68,29 @@ def test_without_a_readable_result_the_jobs_own_word_is_awaited() -> None:
     pod = pod_of("Succeeded", exit_code=0, message="no result")
     assert seen(job_of(Stage.EVALUATE), pod).state is AttemptState.RUNNING
     attempt = seen(job_of(Stage.EVALUATE, COMPLETE), pod)
-    assert (attempt.state, attempt.results) == (AttemptState.SUCCEEDED, ())
+    assert (attempt.state, attempt.reason) == (AttemptState.FAILED, "NoResult")
+    assert attempt.message.startswith("the stage ended without a result: check the image")
+    assert "stages.evaluate.podTemplate" in attempt.message
+    assert attempt.message.endswith("it said: no result")
+
+
+def test_one_shard_that_says_nothing_fails_the_attempt_and_one_that_is_gone_does_not() -> None:
+    stage = Stage.LABEL_QUESTIONS
+    job = job_of(stage, COMPLETE)
+    pods = [succeeded(stage, 0, 0), pod_of("Succeeded", 1, exit_code=0), succeeded(stage, 2, 2)]
+    attempt = seen(job, *pods)
+    assert (attempt.state, attempt.preempted) == (AttemptState.FAILED, False)
+    assert attempt.message.startswith("shard 1: the stage ended without a result")
+    assert attempt.message.endswith("it said: nothing")
+    attempt = seen(job, pods[0], pods[2])
+    assert (attempt.state, len(attempt.results)) == (AttemptState.SUCCEEDED, 2)
+
+
+def test_of_several_nodes_only_the_first_has_to_say_something() -> None:
+    job = job_of(Stage.TRAIN_SOLVER, COMPLETE, stages={"trainSolver": {"nodes": 2}})
+    second = pod_of("Succeeded", 1, exit_code=0)
+    assert seen(job, second).state is AttemptState.SUCCEEDED
+    assert seen(job, second, pod_of("Succeeded", 0, exit_code=0)).reason == "NoResult"
 
 
 def test_a_complete_job_whose_pods_are_gone_has_no_results() -> None:
@@ -222,21 +244,6 @@ def test_a_container_that_cannot_start_says_why(
         reason,
         message,
     )
-
-
-def test_a_sidecar_that_cannot_start_says_why() -> None:
-    pod = pod_of("Pending", waiting={"reason": "PodInitializing"})
-    waiting = {"reason": "CrashLoopBackOff", "message": "back-off 20s restarting failed container"}
-    pod["status"]["initContainerStatuses"] = [
-        {
-            "name": "solver",
-            "state": {"waiting": waiting},
-            "lastState": {"terminated": {"exitCode": 78, "message": "no such model folder\n"}},
-        }
-    ]
-    attempt = seen(job_of(Stage.TRAIN_CHALLENGER), pod)
-    assert attempt.reason == "CrashLoopBackOff"
-    assert attempt.message == "container solver: no such model folder"
 
 
 UNSCHEDULABLE = [

@@ -132,6 +132,18 @@ class PlanMachine(RuleBasedStateMachine):
     def fail_for_good(self, code: int) -> None:
         self.world.fail(code)
 
+    @rule(code=st.sampled_from([None, None, 78]))
+    @precondition(lambda self: [item.state for item in self.world.live] == [AttemptState.RUNNING])
+    def have_a_sidecar_that_does_not_come_up(self, code: int | None) -> None:
+        words = {"reason": "SidecarFailed", "message": "container solver does not come up"}
+        self.world.end(state=AttemptState.FAILING, exit_code=code, **words)
+
+    @rule()
+    def retry(self) -> None:
+        self.world.retry += "+"
+        # A run that succeeded may have evaluations to try again.
+        self.ended, self.reopened = None, self.reopened or self.ended is not None
+
     @rule()
     @precondition(lambda self: len(self.world.live) == 1)
     def lose_the_results(self) -> None:

@@ -1,12 +1,15 @@
 """What the plan makes of attempts that fail or cannot go on: retries, budgets, failed runs."""
 
 import pytest
+from guarded_world import declare, play, trained
 from plan_world import CHALLENGER, DATASETS, World, condition, later, make_spec, phase
 
 from rzero_core.run import Stage
 from rzero_core.status import Phase, StageState
 from rzero_operator.decision import AttemptState, StartAttempt
+from rzero_operator.guardrails import is_stopped
 from rzero_operator.plan import reopen
+from rzero_operator.tasks import Step
 
 
 def test_a_failed_stage_is_retried_after_a_growing_pause_until_attempts_run_out() -> None:
@@ -135,7 +138,7 @@ def test_a_failed_run_stays_failed_until_it_is_reopened() -> None:
     assert world.turn().actions == ()
     assert phase(world) is Phase.FAILED
     assert "not there" in condition(world.status, "Failed")[1]
-    world.status = reopen(world.status)
+    world.status = reopen(world.spec, world.status)
     world.turn()
     assert (world.entry.attempts, world.entry.failures) == (2, 0)
     world.succeed()
@@ -153,6 +156,84 @@ def test_a_failed_evaluation_is_recorded_and_passed_over(code: int) -> None:
     assert base is not None and base.state is StageState.FAILED
     assert "heldout.jsonl:3" in (base.message or "")
     assert world.started[-1].step == CHALLENGER
+    world.succeed()
+    world.walk()
+    assert phase(world) is Phase.SUCCEEDED
+
+
+def evaluated_in_vain() -> World:
+    """A run of two iterations that succeeded, though the evaluation of the first Solver failed."""
+    world = World(make_spec(iterations=2, evaluation=DATASETS))
+    world.walk(until=Step(1, Stage.EVALUATE))
+    world.fail(65, message="heldout.jsonl:3: no answer")
+    world.walk(until=Step(2, Stage.EVALUATE))
+    world.succeed(**{"heldout.mean": 0.5})
+    world.turn()
+    assert phase(world) is Phase.SUCCEEDED
+    return world
+
+
+def test_a_retry_of_a_run_that_succeeded_evaluates_again_and_chooses_the_best_anew() -> None:
+    world = evaluated_in_vain()
+    assert world.status.best_iteration == 2
+    before = len(world.started)
+    world.retry = "mended"
+    world.turn()
+    assert (phase(world), world.started[-1].step) == (Phase.RUNNING, Step(1, Stage.EVALUATE))
+    assert (world.entry.attempts, world.entry.failures) == (2, 0)
+    world.succeed(**{"heldout.mean": 0.9})
+    world.turn()
+    assert phase(world) is Phase.SUCCEEDED
+    assert world.status.best_iteration == 1
+    assert len(world.started) == before + 1
+    assert world.turn().actions == ()
+
+
+def test_a_retry_with_nothing_to_evaluate_leaves_a_run_as_it_is() -> None:
+    world = evaluated_in_vain()
+    world.spec = make_spec(iterations=2)
+    world.retry = "mended"
+    assert world.turn().actions == ()
+    assert phase(world) is Phase.SUCCEEDED
+
+
+def test_a_retry_of_a_run_that_goes_on_leaves_its_failed_evaluation_for_the_end() -> None:
+    world = World(make_spec(iterations=2, evaluation=DATASETS))
+    world.walk(until=Step(1, Stage.EVALUATE))
+    world.fail(65)
+    world.turn()
+    assert world.started[-1].step == Step(2, Stage.TRAIN_CHALLENGER)
+    world.retry = "now"
+    assert world.turn().actions == ()
+    entry = world.status.find(1, Stage.EVALUATE)
+    assert entry is not None and entry.state is StageState.FAILED
+
+
+def test_a_retry_of_a_run_that_the_guardrail_stopped_evaluates_and_trains_nothing() -> None:
+    world = declare("Stop", evaluated=True)
+    world.walk(until=Step(1, Stage.EVALUATE))
+    world.fail(65)
+    play(world, {2: 0.3})
+    assert (phase(world), trained(world)) == (Phase.SUCCEEDED, [1])
+    world.retry = "mended"
+    play(world, {})
+    assert (phase(world), trained(world)) == (Phase.SUCCEEDED, [1])
+    assert is_stopped(world.status)
+    again = world.status.find(1, Stage.EVALUATE)
+    assert again is not None and again.state is StageState.DONE
+
+
+def test_a_retry_of_a_failed_run_tries_its_evaluation_again_too() -> None:
+    world = World(make_spec(evaluation=DATASETS))
+    world.turn()
+    world.fail(65)
+    world.turn()
+    world.fail(65)
+    world.turn()
+    assert phase(world) is Phase.FAILED
+    world.retry = "mended"
+    world.turn()
+    assert world.started[-1].step == Step(0, Stage.EVALUATE)
     world.succeed()
     world.walk()
     assert phase(world) is Phase.SUCCEEDED
