@@ -13,7 +13,7 @@ from rzero_core.run import RunSpec, Stage
 from rzero_core.status import GuardrailAction, Phase, RunStatus, StageState, StageStatus
 from rzero_operator import guardrails
 from rzero_operator.attempts import Attempts, back_off
-from rzero_operator.conditions import TERMINAL, condition_of, conditions, rfc3339
+from rzero_operator.conditions import condition_of, conditions, rfc3339
 from rzero_operator.decision import (
     LIVE,
     QUEUED,
@@ -45,9 +45,9 @@ def decide(
 def reopen(spec: RunSpec, status: RunStatus) -> RunStatus:
     """What failed, made ready to be tried again with fresh budgets: somebody mended the cause.
 
-    Evaluations only of a run that has ended: until then another stage is at work.
+    Evaluations only of a run that succeeded: until then another stage is due.
     """
-    ended, evaluated = status.phase in TERMINAL, bool(spec.evaluation.datasets)
+    ended, evaluated = status.phase is Phase.SUCCEEDED, bool(spec.evaluation.datasets)
     draft = Draft(status)
     for group in status.iterations:
         for entry in group.stages:

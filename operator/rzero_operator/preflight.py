@@ -15,6 +15,8 @@ from rzero_operator.pods import DEFAULTS_VARIABLE, StageDefaults
 from rzero_operator.settings import Settings
 from rzero_operator.tasks import build_task, shards_of, steps
 
+_ADMISSION = ("admission webhook", "is forbidden: ")
+"""In the server's words where a webhook, or a policy, refuses what is a sound Job."""
 _UID = "00000000-0000-0000-0000-000000000000"
 _SPEC = RunSpec.parse({"model": "base", "storage": {"uri": "s3://bucket/base"}})
 log = logging.getLogger(__name__)
@@ -46,7 +48,7 @@ async def _mistake(cluster: Cluster, settings: Settings) -> str | None:
     except BadConfiguration as error:
         return one_line(str(error))
     except ApiError as error:
-        if error.status in (400, 422) and "admission webhook" not in error.message:
+        if error.status in (400, 422) and not any(words in error.message for words in _ADMISSION):
             return one_line(error.message)
         log.info("the defaults of stages were not tried in %s: %s", namespace, error)
     return None

@@ -25,6 +25,9 @@ async def http_server(
         return web.Response(text="ok" if ready else "starting", status=200 if ready else 503)
 
     async def scrape(_request: web.Request) -> web.Response:
+        if not is_ready():
+            # It does nothing for any run yet: the alert RZeroOperatorDown shall tell.
+            return web.Response(text="starting", status=503)
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     app = web.Application()

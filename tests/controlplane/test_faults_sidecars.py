@@ -137,7 +137,7 @@ def test_a_sidecar_that_never_comes_up_fails_its_attempt_and_frees_its_devices_f
     ):
         create_run(control_plane, namespace, "looping", stages=SIDECAR)
         pod = wait_for_pod(control_plane, namespace, stages)
-        say(control_plane, pod, 3)
+        say(control_plane, pod, 3, pauses=True)
         wait_until(lambda: failures(control_plane, namespace) == 1, 60, "the failure to be counted")
         told = message_of(status_of(control_plane, namespace, "looping"), "Reconciling")
         assert "attempt 1 is stopped" in told and told.endswith(OUT_OF_MEMORY)
@@ -194,7 +194,7 @@ def test_an_operator_killed_at_every_write_about_a_failing_sidecar_counts_it_onc
         config = kubeconfig_through(proxy, control_plane, tmp_path / "kubeconfig")
         with operator(control_plane, tmp_path):
             pod = wait_for_pod(control_plane, namespace, stages)
-        say(control_plane, pod, 3)
+        say(control_plane, pod, 3, pauses=True)
         for _ in range(MOST_INCARNATIONS):
             with (
                 operator(

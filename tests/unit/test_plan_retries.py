@@ -223,7 +223,7 @@ def test_a_retry_of_a_run_that_the_guardrail_stopped_evaluates_and_trains_nothin
     assert again is not None and again.state is StageState.DONE
 
 
-def test_a_retry_of_a_failed_run_tries_its_evaluation_again_too() -> None:
+def test_a_retry_of_a_failed_run_goes_on_where_it_failed_and_its_evaluation_comes_later() -> None:
     world = World(make_spec(evaluation=DATASETS))
     world.turn()
     world.fail(65)
@@ -232,6 +232,12 @@ def test_a_retry_of_a_failed_run_tries_its_evaluation_again_too() -> None:
     world.turn()
     assert phase(world) is Phase.FAILED
     world.retry = "mended"
+    world.turn()
+    assert world.started[-1].step == Step(1, Stage.TRAIN_CHALLENGER)
+    world.succeed()
+    world.walk()
+    assert phase(world) is Phase.SUCCEEDED
+    world.retry = "again"
     world.turn()
     assert world.started[-1].step == Step(0, Stage.EVALUATE)
     world.succeed()

@@ -77,8 +77,10 @@ def test_a_sidecar_without_last_words_shows_how_it_ended() -> None:
 
 
 def test_a_sidecar_that_was_started_three_times_again_fails_the_attempt() -> None:
-    assert seen(pod(RUNS, 2)).state is AttemptState.RUNNING
-    attempt = seen(pod(RUNS, 3))
+    assert seen(pod(PAUSES, 2)).state is AttemptState.RUNNING
+    # The third time it may still come up.
+    assert seen(pod(RUNS, 3)).state is AttemptState.RUNNING
+    attempt = seen(pod(PAUSES, 3))
     assert (attempt.state, attempt.reason) == (AttemptState.FAILING, "SidecarFailed")
     assert (attempt.exit_code, attempt.preempted) == (None, False)
     assert attempt.message == "container solver does not come up: CUDA out of memory"
@@ -98,8 +100,9 @@ def test_a_solver_that_no_retry_can_mend_fails_the_attempt_at_once(
 def test_codes_of_a_sidecar_that_an_author_added_mean_nothing_to_us() -> None:
     attempt = seen(pod(RUNS, 1, 78, name="proxy"))
     assert (attempt.state, attempt.exit_code) == (AttemptState.RUNNING, None)
-    attempt = seen(pod(RUNS, 3, 78, name="proxy"))
-    assert (attempt.state, attempt.exit_code) == (AttemptState.FAILING, None)
+    # Its server may be away: to wait costs the run nothing.
+    attempt = seen(pod(PAUSES, 9, 78, name="proxy"))
+    assert (attempt.state, attempt.reason) == (AttemptState.RUNNING, "SidecarFailed")
 
 
 def test_a_stage_that_has_begun_is_not_stopped_for_restarts_of_its_sidecar() -> None:
@@ -107,10 +110,15 @@ def test_a_stage_that_has_begun_is_not_stopped_for_restarts_of_its_sidecar() -> 
     assert (attempt.state, attempt.reason) == (AttemptState.RUNNING, "SidecarFailed")
 
 
-@pytest.mark.parametrize("over", ["ended", "deleted", "no sidecar"])
+@pytest.mark.parametrize("over", ["ended", "deleted", "disrupted", "no sidecar"])
 def test_what_a_sidecar_does_after_its_stage_or_in_a_pod_that_goes_is_no_trouble(over: str) -> None:
     ended = {"terminated": {"exitCode": 0}}
-    seen_pod = pod(RUNS, 3, 78, main=ended if over == "ended" else None)
+    hopeless = {"terminated": {"exitCode": 78}}
+    seen_pod = pod(hopeless, 3, 78, main=ended if over == "ended" else None)
+    if over == "disrupted":
+        # A node that is short of memory, or shuts down, deletes nothing.
+        disrupted = {"type": "DisruptionTarget", "status": "True"}
+        seen_pod["status"]["conditions"] = [disrupted]
     if over == "deleted":
         seen_pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     if over == "no sidecar":
