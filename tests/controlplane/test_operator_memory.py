@@ -42,10 +42,10 @@ def test_a_hundred_long_histories_fit_the_memory_limit_of_the_chart(
     assert min(sizes) > 300_000
 
     with operator(cluster, tmp_path) as process:
-        wait_until(lambda: shown(process) == FINISHED, 120, lambda: f"{shown(process)} runs")
+        wait_until(lambda: shown(process) == FINISHED, 240, lambda: f"{shown(process)} runs")
         before = requests(process)
         # A resync lists them all once more.
-        wait_until(lambda: requests(process) >= before + FINISHED / 10, 30, "a resync")
+        wait_until(lambda: requests(process) >= before + FINISHED / 10, 120, "a resync")
         peak = peak_memory(process)
 
     values = yaml.safe_load(Path("charts/rzero/values.yaml").read_text("utf-8"))

@@ -25,7 +25,7 @@ from tests.cluster.control_plane import control_plane as start_control_plane
 from tests.cluster.fake_stages import fake_stages
 from tests.cluster.skips import skip_without_programs
 
-PREFLIGHT_SECONDS = 15
+PREFLIGHT_SECONDS = 60
 UNREADY = (503, "starting")
 
 
