@@ -5,11 +5,13 @@ A sidecar is started again for ever, and a Job does not see that: the operator h
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from api_proxy import Asked, api_proxy, kubeconfig_through
+from operator_deaths import deaths_at
 from operator_process import (
     HASTY,
     create_run,
@@ -22,7 +24,6 @@ from operator_process import (
     wait_until,
 )
 from sanity import check_conditions, check_no_orphans, check_sane, wait_for_condition, writes
-from test_operator_kills import MOST_INCARNATIONS, killing
 
 from rzero_core.run import Stage
 from rzero_core.status import StageState
@@ -186,7 +187,6 @@ def test_an_operator_killed_at_every_write_about_a_failing_sidecar_counts_it_onc
 ) -> None:
     install_crd(control_plane)
     create_run(control_plane, namespace, "killed", stages=SIDECAR)
-    deaths: list[str] = []
     with (
         api_proxy(control_plane) as proxy,
         fake_stages(control_plane, hang_at_first, stop_seconds=STOP_SECONDS) as stages,
@@ -195,18 +195,12 @@ def test_an_operator_killed_at_every_write_about_a_failing_sidecar_counts_it_onc
         with operator(control_plane, tmp_path):
             pod = wait_for_pod(control_plane, namespace, stages)
         say(control_plane, pod, 3, pauses=True)
-        for _ in range(MOST_INCARNATIONS):
-            with (
-                operator(
-                    control_plane, tmp_path, kubeconfig=config, wait=False, prelude=HASTY
-                ) as process,
-                killing(proxy, process, moment, deaths, death_of) as dead,
-            ):
-                while not dead.wait(0.1):
-                    if LAST in deaths and is_trained(control_plane, namespace):
-                        break
-            if LAST in deaths and is_trained(control_plane, namespace):
-                break
+        start = partial(
+            operator, control_plane, tmp_path, kubeconfig=config, wait=False, prelude=HASTY
+        )
+        deaths = deaths_at(
+            proxy, start, moment, death_of, LAST, lambda: is_trained(control_plane, namespace)
+        )
         with operator(control_plane, tmp_path):
             status = wait_for_phase(control_plane, namespace, "killed", "Succeeded")
     assert len(deaths) == len(set(deaths))

@@ -1,16 +1,14 @@
 """An operator killed before, and after, every single write that a run needs."""
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from api_proxy import RESET, Answer, ApiProxy, Asked, api_proxy, kubeconfig_through
+from api_proxy import Asked, api_proxy, kubeconfig_through
+from operator_deaths import deaths_at
 from operator_process import (
-    OperatorProcess,
     create_run,
     install_crd,
     operator,
@@ -28,10 +26,7 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fake_stages import fake_stages
 from tests.cluster.stage_results import Outcome, Start
 
-MOST_INCARNATIONS = 120
 STAGES = tuple(Stage)[:5]
-# The server shows a write before the operator is killed for it: a loop that looks for the phase
-# alone could end before the last death.
 LAST = "status Succeeded [] "
 LAST_OF_SUSPENSION = "PUT status Suspended"
 JOBS = {f"job killed-i001-{part}-a1" for part in ("chal", "gen", "label", "curr", "solv")}
@@ -55,25 +50,19 @@ def test_an_operator_killed_at_every_write_leaves_every_stage_done_once(
     install_crd(control_plane)
     nodes = {"trainSolver": {"nodes": 2, "gpus": 1}}
     create_run(control_plane, namespace, "killed", iterations=3, stages=nodes)
-    deaths: list[str] = []
     with api_proxy(control_plane) as proxy, fake_stages(control_plane) as stages:
         config = kubeconfig_through(proxy, control_plane, tmp_path / "kubeconfig")
-        for _ in range(MOST_INCARNATIONS):
-            with (
-                operator(
-                    control_plane,
-                    tmp_path,
-                    kubeconfig=config,
-                    wait=False,
-                    RZERO_RESYNC_SECONDS="1",
-                ) as process,
-                killing(proxy, process, moment, deaths) as dead,
-            ):
-                while not dead.wait(0.1):
-                    if LAST in deaths and is_over(control_plane, namespace):
-                        break
-            if LAST in deaths and is_over(control_plane, namespace):
-                break
+        start = partial(
+            operator,
+            control_plane,
+            tmp_path,
+            kubeconfig=config,
+            wait=False,
+            RZERO_RESYNC_SECONDS="1",
+        )
+        deaths = deaths_at(
+            proxy, start, moment, death_of, LAST, lambda: is_over(control_plane, namespace)
+        )
         with operator(control_plane, tmp_path):
             wait_for_phase(control_plane, namespace, "killed", "Succeeded")
             pods = {Step(number, Stage.TRAIN_SOLVER): 2 for number in (1, 2, 3)}
@@ -127,22 +116,20 @@ def test_an_operator_killed_at_every_write_of_a_suspension_stops_the_stage_once(
 
     install_crd(control_plane)
     create_run(control_plane, namespace, "killed")
-    deaths: list[str] = []
     with api_proxy(control_plane) as proxy, fake_stages(control_plane, outcome) as stages:
         config = kubeconfig_through(proxy, control_plane, tmp_path / "kubeconfig")
         with operator(control_plane, tmp_path):
             wait_until(lambda: bool(stages.starts))
         patch_run(control_plane, namespace, "killed", {"spec": {"suspend": True}})
-        for _ in range(MOST_INCARNATIONS):
-            with (
-                operator(control_plane, tmp_path, kubeconfig=config, wait=False) as process,
-                killing(proxy, process, moment, deaths, kind_of) as dead,
-            ):
-                while not dead.wait(0.1):
-                    if LAST_OF_SUSPENSION in deaths and is_suspended(control_plane, namespace):
-                        break
-            if LAST_OF_SUSPENSION in deaths and is_suspended(control_plane, namespace):
-                break
+        start = partial(operator, control_plane, tmp_path, kubeconfig=config, wait=False)
+        deaths = deaths_at(
+            proxy,
+            start,
+            moment,
+            kind_of,
+            LAST_OF_SUSPENSION,
+            lambda: is_suspended(control_plane, namespace),
+        )
         patch_run(control_plane, namespace, "killed", {"spec": {"suspend": False}})
         with operator(control_plane, tmp_path):
             status = wait_for_phase(control_plane, namespace, "killed", "Succeeded")
@@ -161,41 +148,6 @@ def kind_of(asked: Asked) -> str | None:
     if parts[-1] == "status":
         return f"PUT status {json.loads(asked.body)['status']['phase']}"
     return f"{asked.method} {'jobs' if 'jobs' in parts else parts[-1]}"
-
-
-@contextmanager
-def killing(
-    proxy: ApiProxy,
-    process: OperatorProcess,
-    moment: str,
-    deaths: list[str],
-    name: Callable[[Asked], str | None] = death_of,
-) -> Iterator[threading.Event]:
-    """Kill the operator at the first write whose name is not among `deaths`, and add that."""
-    dead = threading.Event()
-
-    def before(asked: Asked) -> Answer | None:
-        if dead.is_set():
-            return RESET if asked.is_write else None
-        return die(asked) if moment == "before" else None
-
-    def after(asked: Asked) -> Answer | None:
-        return die(asked) if moment == "after" and not dead.is_set() else None
-
-    def die(asked: Asked) -> Answer | None:
-        death = name(asked)
-        if death is None or death in deaths:
-            return None
-        deaths.append(death)
-        process.process.kill()
-        dead.set()
-        return RESET
-
-    proxy.before, proxy.after = before, after
-    try:
-        yield dead
-    finally:
-        proxy.before, proxy.after = lambda _: None, lambda _: None
 
 
 def is_over(cluster: ControlPlane, namespace: str) -> bool:
